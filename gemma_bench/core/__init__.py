@@ -1,0 +1,1 @@
+"""Ground floor, free of tensor libraries: errors, units, files, intervals, machine, records."""

@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gemma_bench.core.intervals import median_interval
+
+FIGURES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(FIGURES)
+def test_an_interval_holds_its_median_and_stays_within_the_samples(samples):
+    value, low, high = median_interval(samples)
+    assert min(samples) <= low <= value <= high <= max(samples)
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 9))
+def test_equal_samples_leave_no_width(figure, count):
+    assert median_interval([figure] * count) == (figure, figure, figure)
+
+
+def test_the_interval_covers_the_true_median_about_95_times_in_100():
+    random = np.random.default_rng(0)
+    covered = sum(
+        low <= 0 <= high for _, low, high in (median_interval(random.standard_normal(40)) for _ in range(200))
+    )
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_more_samples_narrow_the_interval():
+    random = np.random.default_rng(1)
+    few, many = (median_interval(random.standard_normal(count)) for count in (20, 2000))
+    assert many.high - many.low < (few.high - few.low) / 3
+
+
+def test_no_samples_are_refused():
+    with pytest.raises(ValueError, match="at least 1 sample, got 0"):
+        median_interval([])

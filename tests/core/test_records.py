@@ -1,0 +1,81 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from gemma_bench.core.errors import DamagedFileError
+from gemma_bench.core.records import Record, Subject, newest_record, read_record, write_record
+
+
+class Speed(Record):
+    decode_tokens_per_s: float
+
+
+def speed(**fields):
+    given = {"experiment": "speed", "experiment_version": 1, "config_json": "{}", "scale": "fixture", "samples": (1.0,)}
+    return Speed.measured(Subject(model_id="tiny", seed=0), **{**given, "decode_tokens_per_s": 7.5, **fields})
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    record = speed()
+    path = write_record(record, tmp_path)
+    assert path.parent == tmp_path / "records" / "speed"
+    assert path.name == record.file_name
+    assert read_record(path, Speed) == record
+
+
+def test_a_record_says_where_it_comes_from():
+    record = speed()
+    assert record.machine_id
+    assert record.chip
+    assert record.libraries["numpy"]
+    assert record.date_utc.endswith("Z")
+    assert record.model_id == "tiny"
+
+
+def test_records_are_superseded_never_edited(tmp_path):
+    record = speed()
+    write_record(record, tmp_path)
+    with pytest.raises(DamagedFileError, match="superseded, never edited"):
+        write_record(record, tmp_path)
+    with pytest.raises(ValidationError):
+        record.decode_tokens_per_s = 9.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": "red"}, "field colour: Extra inputs are not permitted"),
+        ({"decode_tokens_per_s": "fast"}, "field decode_tokens_per_s"),
+        ({"schema_version": 0}, "schema_version must be 1, got 0"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_file(tmp_path, change, message):
+    path = write_record(speed(), tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(DamagedFileError, match=message) as caught:
+        read_record(path, Speed)
+    assert path.name in str(caught.value)
+
+
+def test_nan_is_refused_both_ways(tmp_path):
+    with pytest.raises(ValidationError, match="finite"):
+        speed(decode_tokens_per_s=float("nan"))
+    path = write_record(speed(), tmp_path)
+    path.write_text(path.read_text().replace("7.5", "NaN"))
+    with pytest.raises(DamagedFileError, match="NaN is not a number"):
+        read_record(path, Speed)
+
+
+def test_the_newest_record_of_a_clean_commit_counts(tmp_path):
+    clean = {"commit": "a" * 40, "commit_is_clean": True}
+    old, new, dirty = (
+        speed().model_copy(update={**clean, "date_utc": f"2026-01-0{day}T00:00:00Z", **more})
+        for day, more in ((1, {}), (2, {"decode_tokens_per_s": 9.0}), (3, {"commit_is_clean": False}))
+    )
+    assert newest_record(tmp_path, "speed", Speed) is None
+    for record in (new, dirty, old):
+        write_record(record, tmp_path)
+    found = newest_record(tmp_path, "speed", Speed)
+    assert found is not None
+    assert found[1] == new
