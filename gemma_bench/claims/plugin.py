@@ -1,0 +1,138 @@
+"""The pytest plugin: specs under `@claim` are judged, not only passed, and the run ends with a ledger."""
+
+import sys
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemma_bench.claims.claim import SCALES, claim_of
+from gemma_bench.claims.contents import read_specs
+from gemma_bench.claims.evidence import JUDGEMENT, RECORD, SUBJECT, StaleRecordError
+from gemma_bench.claims.faults import BASELINE
+from gemma_bench.claims.ledger import Ledger
+from gemma_bench.claims.run import ClaimRun
+from gemma_bench.claims.verdict import Allowed, Measured, decide
+from gemma_bench.core.errors import BadInputError, UnavailableError
+from gemma_bench.core.records import AnyRecord, Subject, newest_record
+
+MARKERS = (
+    "hardware: a claim about a named machine",
+    "weights: needs real weights",
+    "slow: a claim above fixture scale",
+)
+_NARROWEST_TABLE = 120
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of a run of claims."""
+    flag = parser.getgroup("claims", "research claims as specs (gemma_bench)").addoption
+    flag("--contents", action="store_true", help="list the claims without importing or running any spec")
+    flag("--faults", action="store_true", help="plant every claim's faults and see that its check catches them")
+    flag("--scale", default="fixture", choices=SCALES, help="run claims up to this scale (default: fixture)")
+    flag("--ledger", metavar="FILE", help="write the ledger there as JSON, besides build/ledger.json")
+    flag("--record", action="store_true", help="write ledger and records under results/ instead of build/")
+    flag("--strict-claims", action="store_true", help="exit 3 if a claim is inconclusive, invalid or stale")
+    flag("--require-hardware", action="store_true", help="exit 3 if a claim about named hardware was not run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers and the object that follows the run."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    option = config.option
+    if option.record and (option.keyword or option.markexpr or any(".py" in argument for argument in config.args)):
+        raise pytest.UsageError("--record keeps the whole ledger: leave out -k, -m and single files")
+    config.pluginmanager.register(ClaimRun(config), "gemma_bench.claims.run")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Answer `--contents` from the text of the specs, before anything is imported."""
+    if not config.option.contents:
+        return None
+    try:
+        specs, mistakes = read_specs([Path(argument) for argument in config.args])
+    except BadInputError as error:
+        raise pytest.UsageError(str(error)) from error
+    headline = None
+    for spec in specs:
+        if spec.claim.headline != headline:
+            headline = spec.claim.headline
+            sys.stdout.write(f"\n{headline}\n")
+        sys.stdout.write(f"  {spec.claim.id:<9} {spec.claim.kind:<10} {spec.claim.scale:<7} {spec.claim.sentence}\n")
+    for mistake in mistakes:
+        sys.stdout.write(f"error: {mistake}\n")
+    return 2 if mistakes else 0
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """In a fault run, give every claim one item without a fault and one for each of its faults."""
+    claim = claim_of(metafunc.function)
+    if claim and metafunc.config.option.faults:
+        metafunc.fixturenames.append("planted_fault")
+        metafunc.parametrize("planted_fault", [BASELINE, *claim.faults])
+
+
+@pytest.fixture
+def judge(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Hand a measured value to the one judgement that a spec makes: `judge(measured, at_most(1e-5), "why")`."""
+    stash = request.node.stash
+
+    def judge_once(measured: Measured, allowed: Allowed, reason: str = "", *, subject: Subject | None = None) -> None:
+        if JUDGEMENT in stash:
+            raise RuntimeError("a spec makes one judgement, this is its second")
+        stash[JUDGEMENT] = decide(measured, allowed, reason).model_copy(update={"record": stash.get(RECORD, None)})
+        stash[SUBJECT] = subject or Subject()
+
+    return judge_once
+
+
+@pytest.fixture
+def recorded(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Return the newest clean record of an experiment: `recorded("capacity_scaling", CapacityRecord, version=2)`.
+
+    Without one the claim is `not run`; one that another version of the experiment made leaves it `stale`.
+    """
+    root = request.config.rootpath
+
+    def newest(experiment: str, kind: type[AnyRecord], *, version: int) -> AnyRecord:
+        found = newest_record(root / "results", experiment, kind)
+        if found is None:
+            raise UnavailableError("record", f"no clean record of experiment {experiment} under results/records")
+        path, record = found
+        request.node.stash[RECORD] = path.relative_to(root).as_posix()
+        if record.experiment_version != version:
+            raise StaleRecordError(
+                f"{path.name} is of version {record.experiment_version}, the experiment is at {version}"
+            )
+        return record
+
+    return newest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """End the run with the ledger, or with what each check caught."""
+    run = config.pluginmanager.get_plugin("gemma_bench.claims.run")
+    if run is None or not run.judgements:
+        return
+    terminalreporter.section("ledger" if run.ledger else "faults")
+    if run.ledger:
+        terminalreporter.write(_drawn(run.ledger, config.get_terminal_writer().fullwidth, terminalreporter.hasmarkup))
+    for name, caught in run.fault_counts().items():
+        terminalreporter.write_line(f"{name:<9} catches {caught}/{len(run.claims[name].faults)}")
+    if run.problem:
+        terminalreporter.write_line(f"error: {run.problem}", red=True)
+
+
+def _drawn(ledger: Ledger, width: int, has_colour: bool) -> str:
+    from rich.console import Console
+
+    from gemma_bench.claims.table import ledger_table
+
+    drawn = StringIO()
+    console = Console(file=drawn, width=max(width, _NARROWEST_TABLE), force_terminal=has_colour)
+    console.print(ledger_table(ledger))
+    return drawn.getvalue()

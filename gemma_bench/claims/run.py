@@ -1,0 +1,227 @@
+"""One run of claims, followed through pytest's hooks: from collected specs to verdicts, ledger and exit code."""
+
+from collections.abc import Generator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from gemma_bench.claims import evidence
+from gemma_bench.claims.claim import SCALES, Claim, claim_of
+from gemma_bench.claims.contents import read_specs
+from gemma_bench.claims.faults import BASELINE, catches, code_digest, planted, recall, remember
+from gemma_bench.claims.ledger import Entry, Ledger, entry, write_ledger
+from gemma_bench.claims.verdict import Judgement, Verdict
+from gemma_bench.core.errors import GemmaBenchError, UnavailableError
+from gemma_bench.core.machine import this_machine
+from gemma_bench.core.records import Subject
+
+INTERRUPTED, UNDECIDED, COULD_NOT_RUN = 130, 3, 2
+"""Exit codes beside pytest's own 0 and 1."""
+
+_PLANTED = pytest.StashKey[ExitStack]()
+_UNDECIDED = (Verdict.INCONCLUSIVE, Verdict.INVALID, Verdict.STALE)
+
+
+class ClaimRun:
+    """Collects the judgements of one session."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        """Start with nothing collected."""
+        self.config = config
+        self.files: list[Path] = []
+        self.claims: dict[str, Claim] = {}
+        self.judgements: dict[tuple[str, str | None], Judgement] = {}
+        self.subjects: dict[str, Subject] = {}
+        self.durations: dict[str, float] = {}
+        self.ledger: Ledger | None = None
+        self.problem = ""
+        self.was_interrupted = False
+
+    def pytest_collect_file(self, file_path: Path) -> None:
+        """Remember which files may hold specs; collecting them stays pytest's business."""
+        if file_path.suffix == ".py" and "@claim(" in file_path.read_text(encoding="utf-8", errors="replace"):
+            self.files.append(file_path)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Stop on any mistake in a spec, before one executes; then mark the claims for `-m`."""
+        _, mistakes = read_specs(dict.fromkeys(self.files))
+        if mistakes:
+            pytest.exit("\n".join(["mistakes in specs, nothing was run", *map(str, mistakes)]), COULD_NOT_RUN)
+        specs = [(item, claim) for item in items if (claim := claim_of_item(item))]
+        self.claims = {claim.id: claim for _, claim in specs}
+        for item, claim in specs:
+            if claim.kind == "hardware":
+                item.add_marker("hardware")
+            if claim.scale != "fixture":
+                item.add_marker("slow")
+        if config.option.faults:
+            config.hook.pytest_deselected(items=[item for item in items if not claim_of_item(item)])
+            items[:] = [item for item, _ in specs]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Run an item of a fault run with nothing kept for the next: no fixture is served from a cache."""
+        if fault_of_item(item) is None:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        with ExitStack() as item.stash[_PLANTED]:
+            runtestprotocol(item, nextitem=None)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Leave out what is above the chosen scale; plant the fault before any fixture is made."""
+        claim, fault = claim_of_item(item), fault_of_item(item)
+        if claim and claim.kind != "recorded" and SCALES.index(claim.scale) > SCALES.index(self.config.option.scale):
+            raise UnavailableError("time", f"run it with --scale {claim.scale}")
+        if fault not in (None, BASELINE):
+            item.stash[_PLANTED].enter_context(planted(fault, item.path))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Turn what a spec did into a judgement, and the judgement into pytest's outcome."""
+        report = yield
+        claim = claim_of_item(item)
+        if claim is None or report.when == "teardown":
+            return report
+        self.durations[claim.id] = self.durations.get(claim.id, 0) + report.duration
+        if report.when == "setup" and call.excinfo is None:
+            return report
+        judgement = evidence.judgement_of(item, call.excinfo.value if call.excinfo else None)
+        fault = fault_of_item(item)
+        self.subjects[claim.id] = item.stash.get(evidence.SUBJECT, Subject())
+        self.judgements[claim.id, fault] = judgement
+        if fault is None:
+            outcome, text = _expected(claim, judgement)
+        else:
+            outcome, text = _caught(claim, fault, self.judgements.get((claim.id, BASELINE)), judgement)
+        _settle(report, outcome, text, judgement.verdict)
+        return report
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Show verdicts where pytest shows outcomes."""
+        verdict = getattr(report, "verdict", None)
+        if verdict is None:
+            return None
+        letter = "F" if report.failed else {"holds": ".", "not run": "s"}.get(verdict, verdict[0])
+        return report.outcome, letter, verdict.upper()
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Note Ctrl-C, which ends with its own exit code and no ledger."""
+        self.was_interrupted = True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write ledger or fault counts, and give the run its exit code."""
+        if self.was_interrupted and self.claims:
+            session.exitstatus = INTERRUPTED
+        elif exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and self.claims:
+            session.exitstatus = COULD_NOT_RUN
+        elif self.judgements:
+            try:
+                self._write()
+            except GemmaBenchError as error:
+                self.problem, session.exitstatus = str(error), COULD_NOT_RUN
+            if session.exitstatus == pytest.ExitCode.OK and self._is_undecided():
+                session.exitstatus = UNDECIDED
+
+    def _write(self) -> None:
+        root, option = self.config.rootpath, self.config.option
+        code, store = code_digest(root, {file.parent for file in self.files}), root / "build" / "faults.json"
+        if option.faults:
+            remember(store, self.fault_counts(), code)
+            return
+        caught, lines = recall(store, code), []
+        for (name, _), judgement in self.judgements.items():
+            claim = self.claims[name]
+            if option.record and claim.kind == "measured" and judgement.measured:
+                path = evidence.keep(claim, judgement, self.subjects[name], root / "results")
+                judgement = judgement.model_copy(update={"record": path.relative_to(root).as_posix()})
+            lines.append(entry(claim, judgement, faults_caught=caught.get(name), duration_s=self.durations[name]))
+        self.ledger = Ledger(machine=this_machine(), claims=tuple(lines))
+        for path in {
+            root / ("results" if option.record else "build") / "ledger.json",
+            *([Path(option.ledger)] if option.ledger else []),
+        }:
+            write_ledger(self.ledger, path)
+
+    def fault_counts(self) -> dict[str, int]:
+        """Count, for every claim whose baseline was decided, the faults that its check caught."""
+        baselines = {name: made for (name, fault), made in self.judgements.items() if fault == BASELINE}
+        return {
+            name: sum(catches(baseline, self.judgements[name, fault]) for fault in self.claims[name].faults)
+            for name, baseline in baselines.items()
+            if baseline.verdict.is_decided
+            and all((name, fault) in self.judgements for fault in self.claims[name].faults)
+        }
+
+    def _is_undecided(self) -> bool:
+        entries: tuple[Entry, ...] = self.ledger.claims if self.ledger else ()
+        strict, hardware = self.config.option.strict_claims, self.config.option.require_hardware
+        return any(
+            (strict and line.verdict in _UNDECIDED)
+            or (hardware and line.kind == "hardware" and line.verdict is Verdict.NOT_RUN)
+            for line in entries
+        )
+
+
+def claim_of_item(item: pytest.Item) -> Claim | None:
+    """Return the claim whose spec an item runs."""
+    return claim_of(getattr(item, "function", None))
+
+
+def fault_of_item(item: pytest.Item) -> str | None:
+    """Return the fault that an item of a fault run plants, `baseline` for none, `None` in an ordinary run."""
+    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    return parameters.get("planted_fault")
+
+
+def _expected(claim: Claim, judgement: Judgement) -> tuple[str, str]:
+    """Compare a verdict with the expectation that the spec commits."""
+    found = f"{claim.id} {judgement.verdict}"
+    if judgement.verdict is Verdict.NOT_RUN:
+        return "skipped", judgement.reason
+    if judgement.verdict is Verdict.BROKEN:
+        return "failed", f"{found}: {judgement.reason}"
+    if judgement.verdict.is_decided and claim.expect not in ("open", judgement.verdict.value):
+        why = f"measured {judgement.measured}, allowed {judgement.allowed}"
+        return "failed", f"{found}, expected {claim.expect}: {why}. {judgement.reason}\n{claim.sentence}"
+    return "passed", ""
+
+
+def _caught(claim: Claim, fault: str, baseline: Judgement | None, judgement: Judgement) -> tuple[str, str]:
+    """Tell whether a check caught a fault, or, for the baseline, whether there is a verdict to reverse."""
+    if Verdict.NOT_RUN in (judgement.verdict, baseline and baseline.verdict):
+        return "skipped", judgement.reason
+    if fault == BASELINE:
+        outcome, text = _expected(claim, judgement)
+        if outcome == "passed" and not judgement.verdict.is_decided:
+            return (
+                "failed",
+                f"{claim.id} is {judgement.verdict} without a fault, so none can reverse it: {judgement.reason}",
+            )
+        return outcome, text
+    if baseline and catches(baseline, judgement):
+        return "passed", ""
+    before = baseline.verdict if baseline else "unknown"
+    why = f"{before} before, {judgement.verdict} with it ({judgement.measured or judgement.reason})"
+    return "failed", f"{claim.id} does not catch {fault}: {why}"
+
+
+def _settle(report: pytest.TestReport, outcome: str, text: str, verdict: Verdict) -> None:
+    """Write an outcome into a report; the traceback of a crashed check stays."""
+    if outcome == "skipped":
+        report.longrepr = (str(report.fspath), report.location[1] or 0, text)
+    elif outcome == "passed":
+        report.longrepr = None
+    elif verdict is not Verdict.BROKEN or report.longrepr is None:
+        report.longrepr = text
+    report.outcome = outcome  # type: ignore[assignment]
+    report.verdict = verdict.value  # type: ignore[attr-defined]
