@@ -1,0 +1,1 @@
+"""Gemma 3: the catalog of sizes, where weights come from, one Backend protocol, torch and MLX."""
