@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gemma_bench.claims.claim import Claim
-from gemma_bench.claims.verdict import Judgement, Verdict
+from gemma_bench.claims.verdict import Allowed, Judgement, Verdict
 from gemma_bench.core.errors import InvalidRunError, UnavailableError
 from gemma_bench.core.records import Record, Subject, write_record
 
@@ -28,7 +28,7 @@ class ClaimRecord(Record):
     low: float
     high: float
     unit: str
-    allowed: str
+    allowed: Allowed
     reason: str
 
 
@@ -72,7 +72,7 @@ def keep(claim: Claim, judgement: Judgement, subject: Subject, results: Path) ->
         claim_version=claim.version,
         verdict=judgement.verdict,
         **measured.model_dump(exclude={"samples"}),
-        allowed=str(judgement.allowed),
+        allowed=judgement.allowed,
         reason=judgement.reason,
     )
     return write_record(record, results)

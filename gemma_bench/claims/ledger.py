@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from gemma_bench.claims.claim import Claim, Expectation, Kind, Scale
-from gemma_bench.claims.verdict import Judgement, Verdict
+from gemma_bench.claims.verdict import Allowed, Judgement, Verdict
 from gemma_bench.core.files import write_text
 from gemma_bench.core.machine import Machine
 from gemma_bench.core.records import SCHEMA, read_model
@@ -37,7 +37,7 @@ class Entry(BaseModel):
     expect: Expectation
     verdict: Verdict
     measured: Figure | None
-    allowed: str | None
+    allowed: Allowed | None
     reason: str
     faults_caught: int | None
     faults_total: int
@@ -81,7 +81,7 @@ def entry(claim: Claim, judgement: Judgement, *, faults_caught: int | None, dura
         **claim.model_dump(exclude={"faults"}),
         verdict=judgement.verdict,
         measured=Figure(**measured.model_dump(exclude={"samples"})) if measured else None,
-        allowed=str(judgement.allowed) if judgement.allowed else None,
+        allowed=judgement.allowed,
         reason=judgement.reason,
         faults_caught=faults_caught,
         faults_total=len(claim.faults),

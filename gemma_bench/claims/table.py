@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gemma_bench.claims.ledger import Entry, Ledger
-from gemma_bench.claims.verdict import Measured
+from gemma_bench.claims.verdict import Measured, Verdict
 
 STYLES = {
     "holds": "green",
@@ -20,12 +20,12 @@ STYLES = {
 
 
 def ledger_table(ledger: Ledger) -> Group:
-    """Draw one table a headline, and a closing line that counts the verdicts."""
+    """Draw one table a headline, with the reason of what does not hold, and a closing line that counts the verdicts."""
     parts: list[Table | Text] = []
     for headline, entries in ledger.by_headline().items():
         table = Table(title=escape(headline), title_justify="left", title_style="bold", expand=True, padding=(0, 1))
-        for column in ("claim", "verdict", "measured", "allowed", "catches"):
-            table.add_column(column, no_wrap=column in ("claim", "verdict"))
+        for column, widest in (("claim", 10), ("verdict", 14), ("measured", 26), ("allowed", 15), ("catches", 7)):
+            table.add_column(column, max_width=widest)
         table.add_column("sentence", ratio=1)
         for entry in entries:
             table.add_row(*_row(entry))
@@ -36,12 +36,12 @@ def ledger_table(ledger: Ledger) -> Group:
 
 def _row(entry: Entry) -> tuple[Text | str, ...]:
     mark = " ✗" if entry.is_contradicted else ""
-    why = f"\n→ {entry.reason}" if entry.reason else ""
+    why = f"\n→ {entry.reason}" if entry.reason and entry.verdict is not Verdict.HOLDS else ""
     return (
         entry.id,
         Text(entry.verdict.value + mark, style=STYLES[entry.verdict.value]),
         Text(measured_text(entry)),
-        Text(entry.allowed or "–"),
+        Text(str(entry.allowed or "–")),
         catches_text(entry),
         Text(entry.sentence).append(why, style="dim"),
     )

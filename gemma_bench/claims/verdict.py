@@ -62,22 +62,29 @@ class Measured(BaseModel):
 
 
 class Allowed(BaseModel):
-    """The figures under which a claim is true, both ends included, in the unit of what is measured."""
+    """The figures under which a claim is true, both ends included, in the unit that is measured; `None` is no end."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    low: float = -math.inf
-    high: float = math.inf
+    low: float | None = None
+    high: float | None = None
 
     def __str__(self) -> str:
         """Write the range as a reader would: `= 512`, `≥ 75`, `≤ 0.0001`, `6.46 … 7.14`."""
-        if self.low == self.high:
-            return f"= {number(self.low)}"
-        if math.isinf(self.high):
+        if self.low is None:
+            return "anything" if self.high is None else f"≤ {number(self.high)}"
+        if self.high is None:
             return f"≥ {number(self.low)}"
-        if math.isinf(self.low):
-            return f"≤ {number(self.high)}"
-        return f"{number(self.low)} … {number(self.high)}"
+        return f"= {number(self.low)}" if self.low == self.high else f"{number(self.low)} … {number(self.high)}"
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """The ends that there are."""
+        return tuple(end for end in (self.low, self.high) if end is not None)
+
+    def holds(self, figure: float) -> bool:
+        """Tell whether a figure is allowed."""
+        return (self.low is None or self.low <= figure) and (self.high is None or figure <= self.high)
 
 
 def at_least(limit: float) -> Allowed:
@@ -120,21 +127,20 @@ class Judgement(BaseModel):
 
 def decide(measured: Measured, allowed: Allowed, reason: str = "") -> Judgement:
     """Judge an interval's ends: inside what is allowed, outside it, or across its edge."""
-    if allowed.low <= measured.low and measured.high <= allowed.high:
+    if allowed.holds(measured.low) and allowed.holds(measured.high):
         verdict = Verdict.HOLDS
-    elif measured.high < allowed.low or allowed.high < measured.low:
-        verdict = Verdict.REFUTED
-    else:
+    elif any(measured.low <= edge <= measured.high for edge in allowed.edges):
         verdict = Verdict.INCONCLUSIVE
         reason = "; ".join(filter(None, [reason, _what_would_settle(measured, allowed)]))
+    else:
+        verdict = Verdict.REFUTED
     return Judgement(verdict=verdict, measured=measured, allowed=allowed, reason=reason)
 
 
 def _what_would_settle(measured: Measured, allowed: Allowed) -> str:
     """Say how many more repetitions would settle it, if intervals shrink with the root of their number."""
     count = len(measured.samples)
-    edges = [edge for edge in (allowed.low, allowed.high) if measured.low <= edge <= measured.high]
-    distance = min(abs(measured.value - edge) for edge in edges)
+    distance = min(abs(measured.value - edge) for edge in allowed.edges if measured.low <= edge <= measured.high)
     if not count or not distance:
         return "the interval straddles the threshold and more repetitions may not settle it"
     half_width = max(measured.high - measured.value, measured.value - measured.low)

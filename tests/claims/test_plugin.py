@@ -65,7 +65,7 @@ def test_every_verdict_and_the_strict_exit_code(project):
         "T-1": "not run",
     }
     assert found["R-1"]["measured"] == {"value": 70.0, "low": 70.0, "high": 70.0, "unit": "tok/s"}
-    assert found["R-1"]["allowed"] == "≥ 75"
+    assert found["R-1"]["allowed"] == {"low": 75.0, "high": None}
     assert found["I-1"]["reason"] == "throttled: the chip was hot"
     assert found["N-1"]["reason"] == "metal: needs a Mac"
     assert found["T-1"]["reason"] == "time: run it with --scale study"
