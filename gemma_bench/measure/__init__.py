@@ -1,0 +1,1 @@
+"""Instruments that read a model and never train it."""
