@@ -1,0 +1,137 @@
+"""Evidence that several specs share. In a fault run the tiny model stands for the real one."""
+
+from pathlib import Path
+
+import pytest
+
+from gemma_bench.claims import Measured
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the specs that need real weights, so that `-m "not weights"` leaves them out."""
+    for item in items:
+        if {"gemma", "real_gemma"} & set(item.fixturenames):
+            item.add_marker("weights")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Return a folder with the tiny Gemma 3: seeded random weights, both kinds of layers, a window of 8 tokens."""
+    from gemma_bench.models.catalog import TINY
+    from gemma_bench.models.tiny import random_folder
+
+    return random_folder(tmp_path_factory.mktemp("models") / "tiny", TINY)
+
+
+@pytest.fixture(scope="session")
+def real_gemma():
+    """Return the folder of the real Gemma 3 270M."""
+    from gemma_bench.models.weights import locate
+
+    return locate("270m")
+
+
+@pytest.fixture(scope="session")
+def gemma(request):
+    """Return the folder of the real Gemma 3 270M, or the tiny one's in a fault run."""
+    return request.getfixturevalue("tiny" if request.config.option.faults else "real_gemma")
+
+
+@pytest.fixture(scope="session")
+def text():
+    """Return a text that every machine has: the beginning of this project's own licence."""
+    return (Path(__file__).parents[1] / "LICENSE").read_text(encoding="utf-8").strip()[:2000]
+
+
+@pytest.fixture
+def local_influence(tmp_path):
+    """Return the largest change of a logit beyond the window of a local layer, and what was seen inside it.
+
+    One layer is one window: a stack of local layers passes a token on, window by window.
+    """
+    from gemma_bench.core.errors import InvalidRunError
+    from gemma_bench.measure.influence import influence
+    from gemma_bench.models.catalog import TINY
+    from gemma_bench.models.loading import load
+    from gemma_bench.models.tiny import random_folder
+
+    window, position, tokens = TINY.sliding_window, 3, range(20, 60)
+    local, everywhere = (
+        influence(load(random_folder(tmp_path / name, TINY.model_copy(update=shape))), tokens, position)
+        for name, shape in (
+            ("local", {"num_hidden_layers": 1}),
+            ("global", {"num_hidden_layers": 1, "sliding_window_pattern": 1}),
+        )
+    )
+    last, beyond = local[position + window - 1], local[position + window :].max()
+    if not (last > 0 and everywhere[position:].min() > 0):
+        raise InvalidRunError("control", "the token has no influence inside the window or through a global layer")
+    return (
+        beyond,
+        f"the last token inside moves logits by {last:.2g}, a global layer by {everywhere[-1]:.2g} at the end",
+    )
+
+
+@pytest.fixture
+def cache_differences(gemma, tiny):
+    """Return the largest difference in bytes between a cache and the formula, over lengths, models and libraries."""
+    from gemma_bench.measure.storage import cache_differences
+    from gemma_bench.models.loading import load
+
+    worst, seen = 0, []
+    for folder, precision, tokens in ((tiny, "float32", 20), (gemma, "bfloat16", 16)):
+        for library in ("torch", "mlx"):
+            off = max(cache_differences(load(folder, library, "cpu", precision), tokens), key=abs)
+            worst = max(worst, off, key=abs)
+            seen.append(f"{library} {folder.size.name}, 1 to {tokens} tokens: {off} off")
+    return worst, "; ".join(seen)
+
+
+@pytest.fixture
+def backends_agree(gemma, tiny, text):
+    """Return the median KL per token between torch and MLX, with the tiny model in float32 as a control."""
+    from gemma_bench.core.intervals import median_interval
+    from gemma_bench.measure.agreement import agreement
+    from gemma_bench.models.backend import subject
+    from gemma_bench.models.loading import load
+
+    def compare(folder, precision):
+        ours, theirs = (load(folder, library, "cpu", precision) for library in ("torch", "mlx"))
+        tokens = ours.tokenizer(text).input_ids[: 64 if folder.size.name == "tiny" else 16]
+        return agreement(ours, theirs, tokens), subject(ours)
+
+    found, what = compare(gemma, "bfloat16")
+    exact, _ = compare(tiny, "float32")
+    measured = Measured.within(median_interval(found.kl_nats), "nats per token", found.kl_nats)
+    reason = (
+        f"greedy choices agree at {found.same_choice.mean():.0%} of {len(found.same_choice)} tokens; "
+        f"tiny model in float32: log-probabilities within {exact.largest_difference_nats:.1e}"
+    )
+    return measured, reason, what
+
+
+@pytest.fixture
+def residuals(real_gemma, text):
+    """Return the largest activation after each layer, and what float16 makes of the same text."""
+    from gemma_bench.measure.activations import FLOAT16_LARGEST, has_finite_logits, residual_peaks
+    from gemma_bench.models.backend import subject
+    from gemma_bench.models.loading import load
+
+    backend = load(real_gemma, "torch", "cpu", "float32")
+    tokens = backend.tokenizer(text).input_ids[:32]
+    peaks = residual_peaks(backend, tokens)
+    over = [layer for layer, peak in enumerate(peaks) if peak > FLOAT16_LARGEST]
+    outcome = "finite" if has_finite_logits(load(real_gemma, "torch", "cpu", "float16"), tokens) else "not numbers"
+    return peaks, f"layers {over} pass it; in float16 the logits are {outcome}", subject(backend)
+
+
+@pytest.fixture
+def quantised_bits(tiny, tmp_path):
+    """Return the bits per weight of the matrix that is farthest from 4.5, in a really quantised model."""
+    from gemma_bench.measure.storage import matrix_bits
+    from gemma_bench.models import convert_mlx
+
+    bits = matrix_bits(convert_mlx.convert(tiny, 4, 64, tmp_path / "tiny-4bit"))
+    return max(
+        bits.values(), key=lambda found: abs(found - 4.5)
+    ), f"{len(bits)} matrices of the tiny model, quantised by MLX"

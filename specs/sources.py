@@ -1,0 +1,12 @@
+"""Every citation, with its version, and every headline: the published sentence that a group of claims is about."""
+
+# Headlines
+ARCHITECTURE = "Gemma 3 is built as described"
+SPEED = "75 tok/s, 4-bit, M3 Ultra"
+
+# Sources of the claims
+STUDY = "Gemma Deep Architecture Study on M3 Ultra, 2025-09-12"
+GEMMA3_REPORT = "Gemma Team, Gemma 3 Technical Report, arXiv:2503.19786v1"
+GEMMA3_CODE = "transformers 5.23.0, models/gemma3 (converter and configuration); mlx-lm 0.32.2, models/gemma3_text.py"
+MLX_QUANTIZE = "mlx 0.32.4, mlx.core.quantize: affine, one scale and one bias per group"
+APPLE_M3_ULTRA = "Apple M3 Ultra, technical specifications, March 2025 (819 GB/s; 80 GPU cores; 256 GB)"
