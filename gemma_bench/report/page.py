@@ -1,0 +1,77 @@
+"""The page: a ledger with its evidence as one HTML file that loads nothing else and reads well without scripts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import ConfigDict
+
+from gemma_bench.claims.claim import SCALES, Kind
+from gemma_bench.claims.ledger import Ledger
+from gemma_bench.claims.table import catches_text, measured_text
+from gemma_bench.claims.verdict import Verdict
+from gemma_bench.core.errors import DamagedFileError
+from gemma_bench.core.files import write_text
+from gemma_bench.core.records import Record, read_record
+from gemma_bench.core.units import GIB, number
+from gemma_bench.report.interval_plot import PLOT_WIDTH, STRIP_HEIGHT, Strip, plot_of
+
+GLYPHS = {
+    Verdict.HOLDS: "✓",
+    Verdict.REFUTED: "✗",
+    Verdict.INCONCLUSIVE: "≈",
+    Verdict.INVALID: "⊘",
+    Verdict.NOT_RUN: "○",
+    Verdict.STALE: "↻",
+    Verdict.BROKEN: "‼",
+}
+
+
+class BareRecord(Record):
+    """What every record holds, whatever its experiment adds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+def read_records(ledger: Ledger, root: Path) -> dict[str, Mapping[str, Any] | str]:
+    """Read the record files that a ledger names, relative to `root`; in place of one that cannot be read, say why."""
+    records: dict[str, Mapping[str, Any] | str] = {}
+    for name in filter(None, (entry.record for entry in ledger.claims)):
+        try:
+            records[name] = read_record(root / name, BareRecord).model_dump()
+        except DamagedFileError as error:
+            records[name] = str(error).replace(str(root / name), name)
+    return records
+
+
+def render_page(ledger: Ledger, records: Mapping[str, Mapping[str, Any] | str]) -> str:
+    """Render a ledger; `records` maps the paths that it names to dumped records, or to why one cannot be read."""
+    environment = Environment(
+        loader=PackageLoader("gemma_bench.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "measured": measured_text, "catches": catches_text, "gib": _gib}
+    environment.globals |= {"plot_of": plot_of, "strip_of": Strip.of, "glyphs": GLYPHS}
+    return environment.get_template("page.html.jinja").render(
+        ledger=ledger,
+        contradicted_count=sum(entry.is_contradicted for entry in ledger.claims),
+        kinds=get_args(Kind),
+        scales=SCALES,
+        records=records,
+        width=PLOT_WIDTH,
+        strip_height=STRIP_HEIGHT,
+    )
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{number(round(size_bytes / GIB, 1))} GiB"
+
+
+def write_page(ledger: Ledger, root: Path, path: Path) -> Path:
+    """Write the page, whole or not at all, with the records that the ledger names relative to the project's root."""
+    write_text(path, render_page(ledger, read_records(ledger, root)))
+    return path
