@@ -42,3 +42,8 @@ def working_set_percents() -> list[float]:
 def release_month(citation: str) -> int:
     """Return the month in an arXiv id: `arXiv:2503.19786v1` is of March 2025."""
     return int(citation.partition("arXiv:")[2][2:4])
+
+
+def listed(figures: dict[str, int]) -> str:
+    """Write figures by name: `270m 512, 1b 512`."""
+    return ", ".join(f"{name} {figure:,}" for name, figure in figures.items())

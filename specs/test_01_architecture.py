@@ -1,8 +1,8 @@
 """Chapter 1, architecture: is Gemma 3 built as the study says."""
 
-from sources import ARCHITECTURE, GEMMA3_CODE, GEMMA3_REPORT, STUDY
-
 from gemma_bench.claims import Measured, at_least, at_most, between, claim, exactly
+
+from sources import ARCHITECTURE, GEMMA3_CODE, GEMMA3_REPORT, STUDY
 
 
 @claim(
@@ -16,10 +16,10 @@ from gemma_bench.claims import Measured, at_least, at_most, between, claim, exac
 )
 def test_parameter_counts(judge):
     """The five sizes have exactly 268,098,176 / 999,885,952 / 3,880,099,328 / 11,765,788,416 / 27,009,002,240 text parameters."""
-    from published import TEXT_PARAMETERS
-
     from gemma_bench.models.catalog import SIZES
     from gemma_bench.models.torch_backend import module_parameter_count
+
+    from published import TEXT_PARAMETERS
 
     off = {}
     for name, stated in TEXT_PARAMETERS.items():
@@ -68,8 +68,10 @@ def test_window_is_4096(judge):
     """The sliding window is 4096 tokens."""
     from gemma_bench.models.catalog import SIZES
 
+    from published import listed
+
     windows = {name: size.sliding_window for name, size in SIZES.items()}
-    reason = f"{windows}; 4096 is the default of the library's configuration class, which no released model has"
+    reason = f"{listed(windows)}; 4096 is the default of the library's configuration class, of no released model"
     judge(Measured.exact(max(windows.values()), "tokens"), exactly(4096), reason)
 
 
@@ -86,8 +88,10 @@ def test_context_is_8k(judge):
     """The context is 8K tokens."""
     from gemma_bench.models.catalog import SIZES
 
+    from published import listed
+
     contexts = {name: size.max_position_embeddings for name, size in SIZES.items()}
-    judge(Measured.exact(min(contexts.values()), "tokens"), exactly(8192), f"the smallest of {contexts}")
+    judge(Measured.exact(min(contexts.values()), "tokens"), exactly(8192), f"the smallest of {listed(contexts)}")
 
 
 @claim(
@@ -119,9 +123,9 @@ def test_rope_base_is_10000(judge):
 )
 def test_sizes(judge):
     """The model comes in 2B, 7B, 12B and 27B: all four sizes exist."""
-    from published import STUDY_SIZES
-
     from gemma_bench.models.catalog import SIZES
+
+    from published import STUDY_SIZES
 
     found = [name for name in STUDY_SIZES if name in SIZES]
     judge(Measured.exact(len(found), "of 4 sizes"), exactly(4), f"released are {', '.join(SIZES)}")
@@ -168,9 +172,9 @@ def test_cache_bytes(judge, cache_differences):
 )
 def test_cache_savings(judge):
     """At 32k tokens in bf16, grouped queries cut the 12b cache from 25.8 GB to 12.9 GB and local windows to 2.5 GB, each within 0.05 GB."""
-    from published import STUDY_CACHE_12B_GB
-
     from gemma_bench.models.catalog import SIZES
+
+    from published import STUDY_CACHE_12B_GB
 
     size, context = SIZES["12b"], 32_768
     every_head = size.model_copy(update={"num_key_value_heads": size.num_attention_heads})
@@ -225,9 +229,9 @@ def test_activations_leave_float16(judge, residuals):
 )
 def test_report_table_3(judge):
     """The cache sizes of the report's Table 3 are those of an 8-bit windowed cache, within 20 %."""
-    from published import report_cache_gb
-
     from gemma_bench.models.catalog import SIZES
+
+    from published import report_cache_gb
 
     context = 32_768
     reported = {SIZES[name]: gb * 1e9 for name, gb in report_cache_gb().items()}

@@ -1,8 +1,8 @@
 """Chapter 2, speed: can 4-bit be faster than 16-bit, and is 75 tok/s possible."""
 
-from sources import APPLE_M3_ULTRA, MLX_QUANTIZE, SPEED, STUDY
-
 from gemma_bench.claims import Measured, at_least, at_most, between, claim, exactly, within_percent
+
+from sources import APPLE_M3_ULTRA, MLX_QUANTIZE, SPEED, STUDY
 
 
 @claim(
@@ -16,11 +16,11 @@ from gemma_bench.claims import Measured, at_least, at_most, between, claim, exac
 )
 def test_bandwidth_of_75_tokens(judge):
     """For 12b, 75 tok/s needs 61–62 % of the M3 Ultra's 819 GB/s, so it is possible."""
-    from published import STUDY_WEIGHTS_BYTES
-
     from gemma_bench.core.known_machines import M3_ULTRA
     from gemma_bench.measure import cost
     from gemma_bench.models.catalog import SIZES
+
+    from published import STUDY_WEIGHTS_BYTES, listed
 
     sizes = SIZES["12b"].weight_bytes(4, 64), STUDY_WEIGHTS_BYTES
     low, high = (cost.bandwidth_share_percent(size, 75, M3_ULTRA.bandwidth_bytes_per_s) for size in sizes)
@@ -29,7 +29,11 @@ def test_bandwidth_of_75_tokens(judge):
         for name, size in SIZES.items()
     }
     measured = Measured(value=high, low=low, high=high, unit="% of the bandwidth")
-    judge(measured, between(60.5, 62.5), f"from computed and from stated weight bytes; ceilings in tok/s: {ceilings}")
+    judge(
+        measured,
+        between(60.5, 62.5),
+        f"from computed and from stated weight bytes; ceilings in tok/s: {listed(ceilings)}",
+    )
 
 
 @claim(
@@ -64,9 +68,9 @@ def test_bandwidth_of_16_bits(judge):
 )
 def test_weights_in_cache(judge):
     """6.8 GB of weights fit entirely in the GPU's cache."""
-    from published import STUDY_WEIGHTS_BYTES
-
     from gemma_bench.core import known_machines
+
+    from published import STUDY_WEIGHTS_BYTES
 
     ratio = STUDY_WEIGHTS_BYTES / known_machines.M3_ULTRA.cache_bytes
     reason = "the system-level cache is about 96 MB (inferred from two M3 Max dies of 48 MB)"
@@ -102,9 +106,9 @@ def test_bits_per_weight(judge, quantised_bits):
 )
 def test_gain_of_4_bits(judge):
     """The 2.7× reported for 4-bit over 16-bit decoding is below the most that bandwidth allows, 16/4.5 = 3.56×."""
-    from published import STUDY_GAIN_OF_4_BITS
-
     from gemma_bench.models import catalog
+
+    from published import STUDY_GAIN_OF_4_BITS
 
     most = 16 / catalog.bits_per_weight(4, 64)
     judge(Measured.exact(STUDY_GAIN_OF_4_BITS, "× 16-bit"), at_most(most), "4-bit costs 4.5 bits, its scales included")

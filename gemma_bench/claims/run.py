@@ -10,7 +10,7 @@ from _pytest.runner import runtestprotocol
 
 from gemma_bench.claims import evidence
 from gemma_bench.claims.claim import SCALES, Claim, claim_of
-from gemma_bench.claims.contents import read_specs
+from gemma_bench.claims.contents import MistakeError, read_specs
 from gemma_bench.claims.faults import BASELINE, catches, code_digest, planted, recall, remember
 from gemma_bench.claims.ledger import Entry, Ledger, entry, write_ledger
 from gemma_bench.claims.verdict import Judgement, Verdict
@@ -48,10 +48,11 @@ class ClaimRun:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Stop on any mistake in a spec, before one executes; then mark the claims for `-m`."""
-        _, mistakes = read_specs(dict.fromkeys(self.files))
+        written, mistakes = read_specs(dict.fromkeys(self.files))
+        specs = [(item, claim) for item in items if (claim := claim_of_item(item))]
+        mistakes += _unreadable(specs, {spec.claim.id for spec in written})
         if mistakes:
             pytest.exit("\n".join(["mistakes in specs, nothing was run", *map(str, mistakes)]), COULD_NOT_RUN)
-        specs = [(item, claim) for item in items if (claim := claim_of_item(item))]
         self.claims = {claim.id: claim for _, claim in specs}
         for item, claim in specs:
             if claim.kind == "hardware":
@@ -68,8 +69,8 @@ class ClaimRun:
         if fault_of_item(item) is None:
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        with ExitStack() as item.stash[_PLANTED]:
-            runtestprotocol(item, nextitem=None)
+        item.stash[_PLANTED] = ExitStack()
+        runtestprotocol(item, nextitem=None)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
@@ -81,6 +82,15 @@ class ClaimRun:
             raise UnavailableError("time", f"run it with --scale {claim.scale}")
         if fault not in (None, BASELINE):
             item.stash[_PLANTED].enter_context(planted(fault, item.path))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
+        """Take the fault out again, after the fixtures that were made under it."""
+        try:
+            yield
+        finally:
+            if _PLANTED in item.stash:
+                item.stash[_PLANTED].close()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -170,6 +180,20 @@ class ClaimRun:
             or (hardware and line.kind == "hardware" and line.verdict is Verdict.NOT_RUN)
             for line in entries
         )
+
+
+def _unreadable(specs: list[tuple[pytest.Item, Claim]], readable: set[str]) -> list[MistakeError]:
+    """Return the claims that the text of the specs does not show as they run: another decorator name, parameters."""
+    mistakes, seen = [], set()
+    for item, claim in specs:
+        line = (item.location[1] or 0) + 1
+        if claim.id not in readable:
+            why = f"claim {claim.id} cannot be read from the text: put @claim(…) on a plain function of that file"
+            mistakes.append(MistakeError(item.path, line, why))
+        if (claim.id, fault_of_item(item)) in seen:
+            mistakes.append(MistakeError(item.path, line, f"claim {claim.id} runs twice: a spec takes no parameters"))
+        seen.add((claim.id, fault_of_item(item)))
+    return mistakes
 
 
 def claim_of_item(item: pytest.Item) -> Claim | None:

@@ -145,6 +145,36 @@ def test_a_mistake_stops_the_run_before_anything_executes(project):
     assert not (project.root / "ran").exists()
 
 
+def test_a_claim_with_parameters_stops_the_run(project):
+    text = HEAD + "import pytest\n@pytest.mark.parametrize('x', [1, 2])" + spec("A-1", JUDGE)
+    project.write("test_speed", text.replace("(judge)", "(judge, x)"))
+    project.write("faults", FAULTS)
+    done = project.pytest()
+    assert done.returncode == 2
+    assert "claim A-1 runs twice: a spec takes no parameters" in done.stdout
+
+
+def test_a_claim_that_the_text_does_not_show_stops_the_run(project):
+    project.write("test_speed", HEAD + "named = claim\n" + spec("A-1", JUDGE).replace("@claim(", "@named("))
+    project.write("faults", FAULTS)
+    done = project.pytest()
+    assert done.returncode == 2
+    assert "claim A-1 cannot be read from the text" in done.stdout
+
+
+def test_a_fault_that_fails_to_leave_is_an_error_and_no_crash(project):
+    project.write("test_speed", HEAD + spec("A-1", JUDGE, faults=["sticky"]))
+    project.write(
+        "faults",
+        FAULTS + "from contextlib import contextmanager\n@contextmanager\ndef sticky():\n"
+        "    with slow():\n        yield\n    raise RuntimeError('stuck')\n",
+    )
+    done = project.pytest("specs", "--faults")
+    assert done.returncode == 1
+    assert "stuck" in done.stdout
+    assert "INTERNALERROR" not in done.stdout
+
+
 def test_hardware_selects_exactly_the_claims_about_the_machine(project):
     project.write("test_speed", EVERY_VERDICT)
     project.write("faults", FAULTS)
