@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from gemma_bench.cli import claims, machine, models
+from gemma_bench.cli import bench, claims, machine, models
 from gemma_bench.cli.console import errors
 from gemma_bench.core.errors import GemmaBenchError
 
@@ -21,6 +21,7 @@ app.command("models")(models.models)
 app.command("download")(models.download)
 app.command("convert")(models.convert)
 app.command("generate")(models.generate)
+app.command("bench")(bench.bench)
 app.add_typer(claims.app, name="claims")
 app.command("ledger")(claims.ledger)
 app.command("report")(claims.report)

@@ -1,0 +1,40 @@
+"""The study's speed table, measured anew on the machine that it names; never run on one so far."""
+
+from gemma_bench.core.errors import InvalidRunError, UnavailableError
+from gemma_bench.core.known_machines import M3_ULTRA
+from gemma_bench.core.machine import this_machine
+from gemma_bench.experiments.speed import Config, SpeedRecord, run
+from gemma_bench.measure.validity import require_valid
+from gemma_bench.models.loading import load
+
+ROWS = {
+    "mlx 4-bit": Config(model="12b-it-4bit", backend="mlx"),
+    "mlx 16-bit": Config(model="12b-it", backend="mlx", dtype="bfloat16"),
+    "mps 16-bit": Config(model="12b-it", backend="torch", device="mps", dtype="float16"),
+    "mlx 4-bit short": Config(model="12b-it-4bit", backend="mlx", new_tokens=18),
+    "mlx 4-bit long": Config(model="12b-it-4bit", backend="mlx", new_tokens=512),
+}
+
+
+def measure() -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Return decode rates and peaks of live memory by row.
+
+    Raises `UnavailableError` on any other machine, and `InvalidRunError` for a run that broke a rule or wrote nonsense.
+    """
+    here = this_machine().id
+    if here != M3_ULTRA.id:
+        raise UnavailableError("metal", f"this claim is about {M3_ULTRA.id}, this machine is {here}")
+    records = {row: _row(config) for row, config in ROWS.items()}
+    rates = {row: list(record.samples) for row, record in records.items()}
+    peaks = {row: float(record.peak_memory_bytes or 0) for row, record in records.items()}
+    return rates, peaks
+
+
+def _row(config: Config) -> SpeedRecord:
+    backend = load(config.model, config.backend, config.device, config.dtype)
+    logits = backend.numpy(backend.logits([[2, 100, 200]], last_only=True))
+    if not (abs(logits) < float("inf")).all():
+        raise InvalidRunError("wrong output", f"{config.model} in {backend.precision} gives no finite logits")
+    record = run(backend, config, scale="full")
+    require_valid(record.broken_rules)
+    return record
