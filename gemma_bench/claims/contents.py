@@ -65,15 +65,22 @@ def _specs_of(file: Path) -> Iterator[Spec | MistakeError]:
     except SyntaxError as error:
         yield MistakeError(Path(error.filename or file), error.lineno or 1, f"is not Python: {error.msg}")
         return
+    seen: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and (call := _claim_call(node)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (call := _claim_call(node)):
             try:
+                if node not in tree.body or isinstance(node, ast.AsyncFunctionDef) or not node.name.startswith("test_"):
+                    why = f"spec {node.name} must be a plain function test_… at the top of its file"
+                    raise MistakeError(file, node.lineno, why)
+                if node.name in seen:
+                    raise MistakeError(file, node.lineno, f"spec {node.name} stands twice in this file")
+                seen.add(node.name)
                 yield Spec(_claim(node, call, file, names, faults), file, node.lineno, node.name)
             except MistakeError as mistake:
                 yield mistake
 
 
-def _claim_call(node: ast.FunctionDef) -> ast.Call | None:
+def _claim_call(node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.Call | None:
     calls = (decorator for decorator in node.decorator_list if isinstance(decorator, ast.Call))
     return next((call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "claim"), None)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from gemma_bench.claims.verdict import Judgement
+from gemma_bench.core.errors import DamagedFileError
 from gemma_bench.core.files import write_text
 from gemma_bench.core.records import SCHEMA, read_model
 
@@ -62,14 +63,18 @@ def recall(path: Path, code_sha256: str) -> dict[str, int]:
     """Return the counts of the last fault runs, or none if the code has changed since."""
     if not path.exists():
         return {}
-    caught = read_model(path, Caught, "fault counts", schema_field="schema")
+    try:
+        caught = read_model(path, Caught, "fault counts", schema_field="schema")
+    except DamagedFileError:
+        return {}  # a cache: planting the faults again rebuilds it
     return caught.counts if caught.code_sha256 == code_sha256 else {}
 
 
 def code_digest(root: Path, spec_folders: Iterable[Path]) -> str:
     """Digest the specs and the packages at the root of the project: what decides whether a fault is caught."""
     packages = {file.parent for file in root.glob("*/__init__.py")}
+    found = {file for folder in packages | set(spec_folders) for file in folder.rglob("*")}
     digest = hashlib.sha256()
-    for file in sorted({file for folder in packages | set(spec_folders) for file in folder.rglob("*.py")}):
-        digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    for file in sorted(file for file in found if file.suffix in (".py", ".csv")):
+        digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()

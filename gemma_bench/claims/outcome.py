@@ -50,8 +50,8 @@ def expected(claim: Claim, judgement: Judgement) -> tuple[str, str]:
 
 def caught_fault(claim: Claim, fault: str, baseline: Judgement | None, judgement: Judgement) -> tuple[str, str]:
     """Tell whether a check caught a fault, or, for the baseline, whether there is a verdict to reverse."""
-    if Verdict.NOT_RUN in (judgement.verdict, baseline and baseline.verdict):
-        return "skipped", judgement.reason
+    if baseline and baseline.verdict is Verdict.NOT_RUN:
+        return "skipped", baseline.reason
     if fault == BASELINE:
         outcome, text = expected(claim, judgement)
         if outcome == "passed" and not judgement.verdict.is_decided:

@@ -15,7 +15,7 @@ from gemma_bench.claims.faults import BASELINE
 from gemma_bench.claims.ledger import Ledger
 from gemma_bench.claims.run import ClaimRun
 from gemma_bench.claims.verdict import Allowed, Measured, decide
-from gemma_bench.core.errors import BadInputError, UnavailableError
+from gemma_bench.core.errors import GemmaBenchError, UnavailableError
 from gemma_bench.core.records import AnyRecord, Subject, newest_record
 
 MARKERS = (
@@ -55,7 +55,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     try:
         specs, mistakes = read_specs([Path(argument) for argument in config.args])
-    except BadInputError as error:
+    except GemmaBenchError as error:
         raise pytest.UsageError(str(error)) from error
     headline = None
     for spec in specs:

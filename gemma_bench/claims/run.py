@@ -48,7 +48,10 @@ class ClaimRun:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Stop on any mistake in a spec, before one executes; then mark the claims for `-m`."""
-        written, mistakes = read_specs(dict.fromkeys(self.files))
+        try:
+            written, mistakes = read_specs(dict.fromkeys(self.files))
+        except GemmaBenchError as error:
+            pytest.exit(str(error), COULD_NOT_RUN)
         specs = [(item, claim) for item in items if (claim := claim_of_item(item))]
         mistakes += unreadable(specs, {spec.claim.id for spec in written})
         if mistakes:
@@ -112,6 +115,8 @@ class ClaimRun:
             outcome, text = expected(claim, judgement)
         else:
             outcome, text = caught_fault(claim, fault, self.judgements.get((claim.id, BASELINE)), judgement)
+        if call.excinfo and isinstance(call.excinfo.value, GemmaBenchError):
+            report.longrepr = None  # one sentence that a user can act on needs no traceback
         settle(report, outcome, text, judgement.verdict)
         return report
 
@@ -123,9 +128,9 @@ class ClaimRun:
         letter = "F" if report.failed else {"holds": ".", "not run": "s"}.get(verdict, verdict[0])
         return report.outcome, letter, verdict.upper()
 
-    def pytest_keyboard_interrupt(self) -> None:
-        """Note Ctrl-C, which ends with its own exit code and no ledger."""
-        self.was_interrupted = True
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Note Ctrl-C, which ends with its own exit code and no ledger; pytest interrupts itself the same way."""
+        self.was_interrupted = type(excinfo.value) is KeyboardInterrupt
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

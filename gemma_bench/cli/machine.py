@@ -7,10 +7,13 @@ from typing import NamedTuple
 from rich.table import Table
 
 from gemma_bench.cli.console import Json, output, print_json
-from gemma_bench.core.errors import UnavailableError
+from gemma_bench.core.errors import DamagedFileError, UnavailableError
 from gemma_bench.core.known_machines import KNOWN_MACHINES
 from gemma_bench.core.machine import Machine, this_machine
 from gemma_bench.core.units import GIB, gigabytes
+
+_USABLE = 0.9
+"""The share of memory that weights may take: system, cache and activations need the rest."""
 
 
 class Ability(NamedTuple):
@@ -81,7 +84,7 @@ def _weights() -> Iterator[Ability]:
     for name in SIZES:
         try:
             folder = locate(name)
-        except UnavailableError as error:
+        except (UnavailableError, DamagedFileError) as error:
             yield Ability(f"weights of {name}", False, str(error))
         else:
             yield Ability(f"weights of {name}", True, folder.origin)
@@ -92,5 +95,5 @@ def _sizes(memory_bytes: int) -> Iterator[Ability]:
 
     for name, size in SIZES.items():
         for label, needed in (("bf16", size.weight_bytes(16)), ("4-bit", size.weight_bytes(4, 64))):
-            fits = needed < memory_bytes
+            fits = needed < _USABLE * memory_bytes
             yield Ability(f"{name} in {label} fits in memory", fits, f"weights take {gigabytes(needed)}")

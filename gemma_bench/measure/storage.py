@@ -20,13 +20,15 @@ def matrix_bits(folder: ModelFolder) -> dict[str, float]:
     return bits
 
 
-def cache_differences(backend: Backend, context_tokens: int) -> list[int]:
-    """Return, after each of `context_tokens` steps of one token, the bytes by which the cache exceeds the formula."""
+def cache_differences(backend: Backend, context_tokens: int, kept_tokens: int) -> list[int]:
+    """Return, after each of `context_tokens` steps of one token, the bytes by which the cache exceeds the formula.
+
+    `kept_tokens` is the most that a local layer is said to hold.
+    """
     cache, differences = backend.new_cache(), []
     item_bytes = 4 if backend.precision == "float32" else 2
     for length in range(1, context_tokens + 1):
         backend.logits([[length % backend.size.vocab_size]], cache=cache, last_only=True)
-        kept = backend.kept_tokens(length)
-        formula = backend.size.kv_cache_bytes(length, item_bytes, kept_tokens=kept)
+        formula = backend.size.kv_cache_bytes(length, item_bytes, kept_tokens=min(length, kept_tokens))
         differences.append(backend.cache_bytes(cache) - formula)
     return differences

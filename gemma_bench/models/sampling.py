@@ -45,6 +45,8 @@ class Sampled:
         """Refuse values without a meaning."""
         if not 0 < self.temperature < float("inf"):
             raise BadInputError(f"temperature must be above 0, got {self.temperature:g} (0 means greedy)")
+        if self.seed < 0:
+            raise BadInputError(f"seed must be at least 0, got {self.seed}")
         if not 0 < self.top_p <= 1:
             raise BadInputError(f"top_p must be above 0 and at most 1, got {self.top_p:g}")
 

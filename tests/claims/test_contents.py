@@ -54,6 +54,8 @@ def test_a_claim_is_read_without_being_imported(written):
         (spec(version=""), "test_0.py:4: claim A-1, version: Field required"),
         (spec(scale='"huge"'), "test_0.py:4: claim A-1, scale"),
         (spec(colour='"red"'), "test_0.py:4: claim A-1, colour: Extra inputs are not permitted"),
+        (spec().replace("def test_things", "async def test_things"), "must be a plain function test_"),
+        (spec().replace("def test_things", "def check_things"), "must be a plain function test_"),
         ("@claim(\n", "test_0.py:1: is not Python"),
     ],
 )
@@ -63,6 +65,12 @@ def test_a_mistake_is_named_with_file_and_line(written, text, message):
     assert len(mistakes) == 1
     with pytest.raises(type(mistakes[0]), match=message):
         raise mistakes[0]
+
+
+def test_a_function_stands_once_in_a_file(written):
+    specs, mistakes = written(spec() + spec(id='"A-2"'))
+    assert [found.claim.id for found in specs] == ["A-1"]
+    assert "spec test_things stands twice in this file" in str(mistakes[0])
 
 
 def test_an_id_is_taken_once(written):

@@ -175,6 +175,30 @@ def test_a_fault_that_fails_to_leave_is_an_error_and_no_crash(project):
     assert "INTERNALERROR" not in done.stdout
 
 
+def test_a_fault_under_which_nothing_can_be_judged_is_not_caught(project):
+    project.write("test_speed", HEAD + spec("A-1", JUDGE, faults=["away"]))
+    away = "\ndef away():\n    def gone(): raise test_speed.UnavailableError('metal', 'gone')\n"
+    project.write("faults", FAULTS + away + "    return patch.object(test_speed, 'speed', gone)\n")
+    done = project.pytest("specs", "--faults")
+    assert done.returncode == 1
+    assert "A-1 does not catch away: holds before, not run with it" in done.stdout
+
+
+def test_a_file_that_cannot_be_collected_is_no_interruption(project):
+    project.write("test_speed", HEAD + spec("A-1", JUDGE))
+    project.write("test_other", "import nothing_like_this\n")
+    project.write("faults", FAULTS)
+    assert project.pytest().returncode == 2
+
+
+def test_a_damaged_cache_of_fault_counts_stops_nothing(project):
+    project.write("test_speed", HEAD + spec("A-1", JUDGE))
+    project.write("faults", FAULTS)
+    (project.root / "build").mkdir()
+    (project.root / "build/faults.json").write_text("{")
+    assert project.pytest().returncode == 0
+
+
 def test_hardware_selects_exactly_the_claims_about_the_machine(project):
     project.write("test_speed", EVERY_VERDICT)
     project.write("faults", FAULTS)

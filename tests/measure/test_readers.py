@@ -106,12 +106,12 @@ class TestStorage:
     def test_an_unquantised_matrix_costs_its_type(self, tiny):
         assert set(matrix_bits(tiny).values()) == {32.0}
 
-    def test_a_cache_that_forgets_nothing_is_off_by_what_the_window_should_drop(self, backend, monkeypatch):
-        assert cache_differences(backend, 12) == [0] * 12
-        monkeypatch.setattr(type(backend), "kept_tokens", lambda _, context: context)
-        kept = 7 if backend.name == "torch" else 8
+    def test_a_cache_holds_its_window_and_a_wider_claim_is_off_by_what_it_adds(self, backend):
+        kept = TINY.sliding_window - (backend.name == "torch")
+        assert kept == backend.kept_tokens(100)
+        assert cache_differences(backend, 12, kept) == [0] * 12
         per_token = 5 * 2 * TINY.num_key_value_heads * TINY.head_dim * 4
-        assert cache_differences(backend, 12)[-1] == -(12 - kept) * per_token
+        assert cache_differences(backend, 12, kept + 1)[-1] == -per_token
 
 
 def test_bandwidth_and_ceiling_are_two_sides_of_one_figure():
