@@ -187,3 +187,50 @@ def cores_taken_for_devices():
 
 def bandwidth_of_one_die():
     return _m3_ultra(bandwidth_bytes_per_s=known_machines.M3_ULTRA.bandwidth_bytes_per_s / 2)
+
+
+def clock_in_microseconds():
+    from gemma_bench.measure import throughput
+
+    right = throughput.clock
+    return patch.object(throughput, "clock", lambda: right() // 1000)
+
+
+def bias_left_in():
+    return patch("gemma_bench.measure.throughput_mlx.without_bias", lambda rate, count: rate)
+
+
+def _study(change):
+    import published
+
+    right = published.study_table()
+    change(right)
+    return patch.object(published, "study_table", lambda: right)
+
+
+def _slowed(*rows, by=0.5):
+    def slow(table):
+        for row in rows or table.rates:
+            table.rates[row] = [by * rate for rate in table.rates[row]]
+
+    return _study(slow)
+
+
+def throttled_to_half():
+    return _slowed()
+
+
+def only_4_bit_throttled():
+    return _slowed("mlx 4-bit")
+
+
+def only_mps_throttled():
+    return _slowed("mps 16-bit")
+
+
+def slower_with_length():
+    return _slowed("mlx 4-bit long", by=0.8)
+
+
+def peak_with_the_allocator_s_cache():
+    return _study(lambda table: table.peak_bytes.update({"mlx 4-bit": 9.1e9}))

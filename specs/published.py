@@ -3,6 +3,9 @@
 import csv
 from pathlib import Path
 
+from gemma_bench.claims import Measured
+from gemma_bench.core.intervals import median_interval
+
 _DATA = Path(__file__).parent / "data"
 
 TEXT_PARAMETERS = {
@@ -47,3 +50,33 @@ def release_month(citation: str) -> int:
 def listed(figures: dict[str, int]) -> str:
     """Write figures by name: `270m 512, 1b 512`."""
     return ", ".join(f"{name} {figure:,}" for name, figure in figures.items())
+
+
+class StudyTable:
+    """Decode rates and peaks by row, as samples: measured on the study's machine, or as the study states them."""
+
+    def __init__(self, rates: dict[str, list[float]], peak_bytes: dict[str, float]) -> None:
+        """Take decode rates in tok/s and peaks of live memory in bytes."""
+        self.rates, self.peak_bytes = rates, peak_bytes
+
+    def rate(self, row: str) -> Measured:
+        """Return a row's median rate with its interval."""
+        return Measured.within(median_interval(self.rates[row]), "tok/s", self.rates[row])
+
+    def ratio(self, fast: str, slow: str) -> Measured:
+        """Return the ratio of two rows that were measured in turn, pair by pair."""
+        pairs = [a / b for a, b in zip(self.rates[fast], self.rates[slow], strict=True)]
+        return Measured.within(median_interval(pairs), "×", pairs)
+
+
+def study_table() -> StudyTable:
+    """Return the study's own table, each figure with a spread of half a percent."""
+    stated = {
+        "mlx 4-bit": 75.6,
+        "mlx 16-bit": 28,
+        "mps 16-bit": 14.95,
+        "mlx 4-bit short": 75,
+        "mlx 4-bit long": 75,
+    }
+    spread = (0.996, 1.0, 1.004, 0.998, 1.002)
+    return StudyTable({row: [rate * part for part in spread] for row, rate in stated.items()}, {"mlx 4-bit": 6.8e9})
