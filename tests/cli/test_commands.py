@@ -81,7 +81,7 @@ def test_a_model_is_converted_and_then_runs_in_mlx(gemma_bench):
 def test_claims_are_listed_and_shown(gemma_bench, monkeypatch):
     monkeypatch.chdir(ROOT)
     listed = gemma_bench("claims", "list").out
-    assert "ARCH-8    measured   Between two steps the KV cache" in listed
+    assert "ARCH-8    measured   At fixture scale, a KV cache" in listed
     assert {row["id"] for row in json.loads(gemma_bench("claims", "list", "--json").out)} >= {"ARCH-1", "SPEED-23"}
     shown = gemma_bench("claims", "show", "ARCH-3").out
     assert "The sliding window is 4096 tokens." in shown
