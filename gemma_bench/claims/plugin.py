@@ -43,8 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     option = config.option
-    if option.record and (option.keyword or option.markexpr or any(".py" in argument for argument in config.args)):
-        raise pytest.UsageError("--record keeps the whole ledger: leave out -k, -m and single files")
+    if option.record and (option.keyword or option.markexpr):
+        raise pytest.UsageError("--record keeps the whole ledger: leave out -k and -m")
     config.pluginmanager.register(ClaimRun(config), "gemma_bench.claims.run")
 
 

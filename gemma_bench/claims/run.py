@@ -32,6 +32,7 @@ class ClaimRun:
         """Start with nothing collected."""
         self.config = config
         self.files: list[Path] = []
+        self.written: set[str] = set()
         self.claims: dict[str, Claim] = {}
         self.judgements: dict[tuple[str, str | None], Judgement] = {}
         self.subjects: dict[str, Subject] = {}
@@ -53,7 +54,8 @@ class ClaimRun:
         except GemmaBenchError as error:
             pytest.exit(str(error), COULD_NOT_RUN)
         specs = [(item, claim) for item in items if (claim := claim_of_item(item))]
-        mistakes += unreadable(specs, {spec.claim.id for spec in written})
+        self.written = {spec.claim.id for spec in written}
+        mistakes += unreadable(specs, self.written)
         if mistakes:
             pytest.exit("\n".join(["mistakes in specs, nothing was run", *map(str, mistakes)]), COULD_NOT_RUN)
         self.claims = {claim.id: claim for _, claim in specs}
@@ -150,6 +152,10 @@ class ClaimRun:
     def _write(self) -> None:
         root, option = self.config.rootpath, self.config.option
         code, store = code_digest(root, {file.parent for file in self.files}), root / "build" / "faults.json"
+        if option.record and self.missing:
+            raise GemmaBenchError(
+                f"--record keeps the whole ledger, {len(self.missing)} claims were left out of this run"
+            )
         if option.faults:
             remember(store, self.fault_counts(), code)
             return
@@ -166,6 +172,11 @@ class ClaimRun:
             *([Path(option.ledger)] if option.ledger else []),
         }:
             write_ledger(self.ledger, path)
+
+    @property
+    def missing(self) -> set[str]:
+        """The claims that the files hold and this run did not judge."""
+        return self.written - {name for name, _ in self.judgements}
 
     def fault_counts(self) -> dict[str, int]:
         """Count, for every claim whose baseline was decided, the faults that its check caught."""

@@ -247,9 +247,11 @@ def test_a_recorded_claim_is_judged_from_the_newest_record(project):
 
 
 def test_record_keeps_ledger_and_evidence_under_results(project):
-    project.write("test_speed", HEAD + spec("A-1", JUDGE))
+    project.write("test_speed", HEAD + spec("A-1", JUDGE) + spec("B-1", JUDGE))
     project.write("faults", FAULTS)
     assert project.pytest("specs", "--record", "-k", "a_1").returncode == 4, "a part must not replace the whole"
+    left_out = project.pytest("specs", "--record", "--deselect", "specs/test_speed.py::test_a_1")
+    assert (left_out.returncode, (project.root / "results").exists()) == (2, False)
     assert project.pytest("specs", "--record").returncode == 0
     line = json.loads((project.root / "results/ledger.json").read_text())["claims"][0]
     record = json.loads((project.root / line["record"]).read_text())
