@@ -6,6 +6,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import shutil
+import signal
+import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,19 @@ def home(tmp_path, monkeypatch):
     """An empty home for models."""
     monkeypatch.setenv("GEMMA_BENCH_HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def started():
+    """Start a process that Ctrl-C reaches, even where this test itself was started in the background, deaf to it."""
+    running = []
+
+    def start(command, **options):
+        listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        running.append(subprocess.Popen(command, preexec_fn=listen, **options))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()

@@ -268,14 +268,14 @@ def test_a_results_folder_that_cannot_be_written_is_one_clear_error(project):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_an_interrupted_run_exits_130_and_leaves_the_old_ledger(project):
+def test_an_interrupted_run_exits_130_and_leaves_the_old_ledger(project, started):
     project.write("test_speed", HEAD + spec("A-1", JUDGE))
     project.write("faults", FAULTS)
     project.pytest()
     before = (project.root / "build/ledger.json").read_text()
     project.write("test_speed", HEAD + spec("A-1", "import time, pathlib; pathlib.Path('up').touch(); time.sleep(30)"))
     command = [sys.executable, "-m", "pytest", "specs"]
-    running = subprocess.Popen(command, cwd=project.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = started(command, cwd=project.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
     while not (project.root / "up").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -157,7 +157,7 @@ def test_files_that_are_not_what_they_should_be(gemma_bench, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-def test_a_download_that_is_stopped_leaves_no_half_model(tmp_path, stop):
+def test_a_download_that_is_stopped_leaves_no_half_model(tmp_path, started, stop):
     """Stop it while it writes: the model is not there, and the next try brings it whole and tidies up."""
     environment = {**os.environ, "GEMMA_BENCH_HOME": str(tmp_path)}
     slow = (
@@ -167,7 +167,7 @@ def test_a_download_that_is_stopped_leaves_no_half_model(tmp_path, stop):
         "import sys; sys.argv = ['gemma-bench', 'download', 'tiny']\n"
         "from gemma_bench.cli.app import main; main()\n"
     )
-    running = subprocess.Popen([sys.executable, "-c", slow], env=environment, stdout=subprocess.PIPE, text=True)
+    running = started([sys.executable, "-c", slow], env=environment, stdout=subprocess.PIPE, text=True)
     assert running.stdout.readline() == "writing\n"
     running.send_signal(stop)
     code = running.wait(30)

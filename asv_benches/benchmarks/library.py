@@ -1,0 +1,40 @@
+"""What a user waits for before anything runs: imports, the command line, the table of contents."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SPECS = Path(__file__).resolve().parents[2] / "specs"
+
+
+def _run(*arguments):
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+
+
+class Startup:
+    """Fresh processes, so that nothing is imported yet."""
+
+    version = "1"
+    timeout = 120
+
+    def time_import_claims(self):
+        _run("-c", "import gemma_bench.claims")
+
+    def time_help(self):
+        _run("-m", "gemma_bench", "--help")
+
+    def time_contents(self):
+        _run(
+            "-c",
+            f"from pathlib import Path; from gemma_bench.claims.contents import read_specs; read_specs([Path({str(SPECS)!r})])",
+        )
+
+
+def track_modules_of_import_claims():
+    """Count the modules that `import gemma_bench.claims` loads: exact on any machine."""
+    code = "import sys, gemma_bench.claims; print(len(sys.modules))"
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+track_modules_of_import_claims.unit = "modules"
+track_modules_of_import_claims.version = "1"
