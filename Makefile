@@ -5,7 +5,7 @@ READY := .venv/.ready
 # Newer Pythons that pyenv holds are found too; `core` and `claims` are tested on them.
 NEWER := $(addprefix --discover ,$(wildcard $(HOME)/.pyenv/versions/3.1[23].*/bin/python))
 
-.PHONY: help setup check download claims test browser ledger clean
+.PHONY: help setup check download claims test browser benchmark ledger clean
 
 help: ## Show what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: download ## Run everything that CI runs: style, types, layers, tests, clai
 
 browser: $(READY) ## Look at the page in headless chromium (Debian: apt-get install chromium)
 	$(BIN)/tox run -e browser
+
+benchmark: download ## Run the asv series for this commit; dashboard in build/asv/html
+	cd asv_benches && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --quick 'HEAD^!' && ../$(BIN)/asv publish
 
 ledger: download ## Plant the faults, judge the claims, commit-ready under results/
 	$(BIN)/gemma-bench claims run --faults
