@@ -12,6 +12,7 @@ from gemma_bench.core.known_machines import known_machine
 from gemma_bench.core.units import gigabytes, number
 
 INTERRUPTED = 130
+WHOLE_BITS = 16
 
 
 def bench(
@@ -32,7 +33,9 @@ def bench(
     json: Json = False,
 ) -> None:
     """Measure prefill and decode; EOS is ignored and tokenising left out."""
-    chosen = model if bits in (None, 16) else f"{model}-{bits}bit"
+    if delay < 0:
+        raise BadInputError(f"--delay must be at least 0 seconds, got {delay}")
+    chosen = model if bits in (None, WHOLE_BITS) else f"{model}-{bits}bit"
     if predict:
         _predict(model, machine, bits, json)
     elif machine is not None:
@@ -46,47 +49,83 @@ def bench(
 
 def _measure(options: dict[str, Any], results: Path, json: bool) -> None:
     from gemma_bench.core.records import write_record
-    from gemma_bench.experiments.speed import Config, run
-    from gemma_bench.models.loading import load
+    from gemma_bench.experiments.speed import Config, measure
 
-    config = Config(**options)
     with progress_bar() as progress:
-        loaded = load(config.model, config.backend, config.device, config.dtype, progress)
-        found = run(loaded, config, progress=progress)
-    path = write_record(found, results)
+        found = measure(Config(**options), progress=progress)
     if json:
         print_json(found.model_dump(mode="json"))
     else:
         _show(found.model_dump())
+    path = write_record(found, results)
+    if not json:
         output.print(f"record: {path}", highlight=False, soft_wrap=True)
-    for rule in found.broken_rules:
-        errors.print(f"invalid: {rule}", style="yellow", highlight=False)
+    _warn(found.model_dump())
     if not found.is_complete:
         raise typer.Exit(INTERRUPTED)
 
 
+def _warn(found: dict[str, Any]) -> None:
+    for rule in found["broken_rules"]:
+        errors.print(f"invalid: {rule}", style="yellow", highlight=False, soft_wrap=True)
+    if not found["output_is_correct"]:
+        gap = found["largest_gap_nats"]
+        seen = "no finite logits" if gap is None else f"a token {number(gap)} nats behind the best"
+        errors.print(f"wrong output: {seen}, against {found['reference']}", style="red", highlight=False)
+    if not found["is_complete"]:
+        errors.print(f"interrupted after {len(found['samples'])} repetitions", style="yellow", highlight=False)
+
+
 def _show(found: dict[str, Any]) -> None:
     table = Table("figure", "value", title=f"{found['model_id']} with {found['backend']} on {found['device']}")
-    low, high = number(found["decode_low_tokens_per_s"]), number(found["decode_high_tokens_per_s"])
-    decode = f"{number(found['decode_tokens_per_s'])} [{low}, {high}] tok/s"
-    table.add_row(f"tg{found['new_count_tokens']} @ d{found['depth_count_tokens']}", decode)
+    at = f" @ d{found['depth_count_tokens']}" + (f" × {size}" if (size := found["batch_size_count"]) > 1 else "")
+    table.add_row(f"tg{found['new_count_tokens']}{at}", _rate(found, "decode"))
     table.add_row("  as mlx_lm counts", f"{number(found['mlx_lm_decode_tokens_per_s'])} tok/s")
     bandwidth = f"{found['bandwidth_bytes_per_s'] / 1e9:.1f} GB/s"
-    table.add_row("  share of the ceiling", f"{found['bandwidth_share_percent']:.0f} % of {bandwidth} measured here")
-    table.add_row(f"pp{found['prompt_count_tokens']}", f"{number(found['prefill_tokens_per_s'])} tok/s")
-    table.add_row("time to first token", f"{number(found['first_token_s'])} s")
-    table.add_row("weights", gigabytes(found["weights_bytes"]))
+    table.add_row("  share of the ceiling", f"{found['bandwidth_share_percent']:.2g} % of {bandwidth} measured here")
+    table.add_row(f"pp{found['prompt_count_tokens']}{at}", _rate(found, "prefill"))
+    table.add_row("time to first token", _milliseconds(found["first_token_s"]))
+    kinds = ("median", "p90", "p95", "p99")
+    times = ", ".join(f"{kind} {_milliseconds(found[f'token_{kind}_s'])}" for kind in kinds)
+    table.add_row("time per token", times)
+    for phase in ("load", "prefill", "decode"):
+        table.add_row(f"memory, {phase}", _memory(found, phase))
+    predicted, limit = gigabytes(found["predicted_peak_bytes"]), gigabytes(found["memory_limit_bytes"])
+    table.add_row("  predicted peak, limit", f"live {predicted}, limit {limit}")
+    energy = found["energy_per_token_j"]
+    table.add_row("energy", "not told here" if energy is None else f"{number(energy)} J per token, prefill included")
+    is_right, same = found["output_is_correct"], found["same_tokens_ratio"]
+    table.add_row("output", f"{'correct' if is_right else 'WRONG'}, {same:.0%} the choices of {found['reference']}")
+    rules = found["broken_rules"]
+    table.add_row("evidence", "valid" if not rules else "invalid: " + "; ".join(rules))
     output.print(table)
+
+
+def _rate(found: dict[str, Any], what: str) -> str:
+    value, low, high = (number(found[f"{what}{end}_tokens_per_s"]) for end in ("", "_low", "_high"))
+    return f"{value} [{low}, {high}] tok/s"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "n/a (too few tokens)" if seconds is None else f"{number(1000 * seconds)} ms"
+
+
+def _memory(found: dict[str, Any], phase: str) -> str:
+    """Write a phase's live tensors, allocator's cache and footprint; what a library does not tell is a dash."""
+    parts = (("live", "live"), ("cached", "allocator_cache"), ("process", "footprint"))
+    sizes = ((label, found[f"{phase}_{name}_bytes"]) for label, name in parts)
+    return ", ".join(f"{label} {'–' if size is None else gigabytes(size)}" for label, size in sizes)
 
 
 def _predict(model: str, machine: str | None, bits: int | None, json: bool) -> None:
     from gemma_bench.measure.cost import expected_tokens_per_s
+    from gemma_bench.measure.fit import need
     from gemma_bench.models.weights import size_of
 
     if machine is None:
         raise BadInputError("--predict needs --machine, for example --machine m3ultra-80c-256gb")
     known, size = known_machine(machine), size_of(model)
-    weights = size.weight_bytes(16) if bits in (None, 16) else size.weight_bytes(bits, 64)
+    weights = need(size, 1, bits or WHOLE_BITS).weights_bytes
     low, high, ceiling = expected_tokens_per_s(weights, known.bandwidth_bytes_per_s)
     found = {
         "model": model,
@@ -100,7 +139,7 @@ def _predict(model: str, machine: str | None, bits: int | None, json: bool) -> N
         print_json(found)
         return
     output.print(
-        f"{model} at {bits or 16} bits on {machine}: at most {number(round(ceiling, 1))} tok/s at batch size 1 "
+        f"{model} at {bits or WHOLE_BITS} bits on {machine}: at most {number(round(ceiling, 1))} tok/s at batch size 1 "
         f"({gigabytes(weights)} a token); {number(round(low, 1))} to {number(round(high, 1))} tok/s are to be expected",
         highlight=False,
     )

@@ -1,20 +1,25 @@
 """The question: how fast does a model run here, how much of the bandwidth is that, and are its tokens right."""
 
 import time
-from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.files import Progress, silent
-from gemma_bench.core.intervals import median_interval
 from gemma_bench.core.records import Record
-from gemma_bench.measure.bandwidth import read_bandwidth_bytes_per_s
-from gemma_bench.measure.cost import bandwidth_share_percent
-from gemma_bench.measure.throughput import Trial, Workload, trials
+from gemma_bench.measure import summary
+from gemma_bench.measure.bandwidth import bandwidth_under
+from gemma_bench.measure.energy import energy_window
+from gemma_bench.measure.memory import MemoryMeter, allocator_of
+from gemma_bench.measure.throughput import Trial, Workload, read_before, steps_of, trials
+from gemma_bench.measure.turn import turn
 from gemma_bench.measure.validity import broken_rules, read_state
 from gemma_bench.models.backend import Backend, subject
+from gemma_bench.models.loading import BACKENDS, load
 
-VERSION = 1
+VERSION = 2
 
 
 class Config(BaseModel):
@@ -39,9 +44,20 @@ class Config(BaseModel):
         """What one repetition does."""
         return Workload(self.prompt_tokens, self.new_tokens, self.batch_size, self.depth_tokens, self.seed)
 
+    def check(self) -> None:
+        """Refuse counts that have no meaning, before anything is loaded."""
+        if self.trials < 1:
+            raise BadInputError(f"trials must be at least 1, got {self.trials}")
+        self.workload.check_counts()
+
 
 class SpeedRecord(Record):
-    """Rates of one model on one machine; `samples` are the decode rates of the repetitions."""
+    """Rates of one model on one machine; `samples` are the decode rates of the repetitions.
+
+    Memory is live tensors (peak), the allocator's cache (at the phase's end) and the footprint (peak), by phase, read
+    in an untimed repetition; load figures are `None` where the model was there before. `same_tokens_ratio` and
+    `largest_gap_nats` say how far the output is from the reference's greedy choices. Energy counts the prefill too.
+    """
 
     backend: str
     device: str
@@ -54,15 +70,46 @@ class SpeedRecord(Record):
     decode_high_tokens_per_s: float
     mlx_lm_decode_tokens_per_s: float
     prefill_tokens_per_s: float
+    prefill_low_tokens_per_s: float
+    prefill_high_tokens_per_s: float
     first_token_s: float
+    token_median_s: float
+    token_p90_s: float | None
+    token_p95_s: float | None
+    token_p99_s: float | None
     token_times_s: tuple[tuple[float, ...], ...]
     weights_bytes: int
-    peak_memory_bytes: int | None
+    step_bytes: int
     bandwidth_bytes_per_s: float
     bandwidth_share_percent: float
-    output_is_correct: bool | None
+    load_live_bytes: int | None = None
+    load_allocator_cache_bytes: int | None = None
+    load_footprint_bytes: int | None = None
+    prefill_live_bytes: int | None
+    prefill_allocator_cache_bytes: int | None
+    prefill_footprint_bytes: int
+    decode_live_bytes: int | None
+    decode_allocator_cache_bytes: int | None
+    decode_footprint_bytes: int
+    memory_limit_bytes: int
+    peak_memory_bytes: int | None
+    predicted_peak_bytes: int
+    energy_per_token_j: float | None
+    reference: str
+    has_finite_logits: bool
+    same_tokens_ratio: float
+    largest_gap_nats: float | None
+    output_is_correct: bool
     broken_rules: tuple[str, ...]
     is_complete: bool
+
+
+def measure(config: Config, *, scale: str = "fixture", progress: Progress = silent) -> SpeedRecord:
+    """Load a model, its memory watched, and measure it; a second measurement on this machine is marked invalid."""
+    config.check()
+    with turn() as other_bench_pid:
+        backend, meter = _load(config, progress)
+        return run(backend, config, scale=scale, meter=meter, other_bench_pid=other_bench_pid, progress=progress)
 
 
 def run(
@@ -70,57 +117,79 @@ def run(
     config: Config,
     *,
     scale: str = "fixture",
-    is_correct: Callable[[Trial], bool] | None = None,
+    reference: Backend | None = None,
+    meter: MemoryMeter | None = None,
+    other_bench_pid: int | None = None,
     progress: Progress = silent,
 ) -> SpeedRecord:
     """Measure; Ctrl-C after at least one repetition gives an incomplete record of those that ended.
 
-    `is_correct` judges a repetition's tokens against a reference; without one the record says that nobody looked.
+    Tokens are compared with the greedy choices of `reference`, or of the same model reading everything at once.
     """
-    backend.reset_peak_memory()
-    before, start = read_state(), time.monotonic()
+    config.check()
+    workload = config.workload
+    workload.check(backend.size)
+    meter = meter or watched(backend)
+    weigh(backend, workload, meter)
+    bandwidth = bandwidth_under(backend)
+    before, start, energy = read_state(other_bench_pid), time.monotonic(), energy_window(backend.device)
     done, is_complete = _repeat(backend, config, progress)
-    duration_s, after = time.monotonic() - start, read_state()
-    peak = backend.peak_memory_bytes()
-    rates = [trial.decode_tokens_per_s for trial in done]
-    decode = median_interval(rates)
-    bandwidth = read_bandwidth_bytes_per_s(backend.device if backend.name == "torch" else "cpu")
+    energy_j, duration_s = energy(), time.monotonic() - start
+    rates = summary.rates(done)
+    written_count = len(done) * config.new_tokens * config.batch_size
     return SpeedRecord.measured(
         subject(backend, config.seed),
         experiment="speed",
         experiment_version=VERSION,
         config_json=config.model_dump_json(),
         scale=scale,
-        samples=tuple(rates),
-        backend=backend.name,
-        device=backend.device,
-        batch_size_count=config.batch_size,
-        prompt_count_tokens=config.prompt_tokens,
-        new_count_tokens=config.new_tokens,
-        depth_count_tokens=config.depth_tokens,
-        decode_tokens_per_s=decode.value,
-        decode_low_tokens_per_s=decode.low,
-        decode_high_tokens_per_s=decode.high,
-        mlx_lm_decode_tokens_per_s=median_interval([trial.mlx_lm_tokens_per_s for trial in done]).value,
-        prefill_tokens_per_s=median_interval([trial.prefill_tokens_per_s for trial in done]).value,
-        first_token_s=median_interval([trial.first_token_s for trial in done]).value,
-        token_times_s=tuple(trial.token_s for trial in done),
-        weights_bytes=backend.weight_bytes(),
-        peak_memory_bytes=peak,
-        bandwidth_bytes_per_s=bandwidth,
-        bandwidth_share_percent=bandwidth_share_percent(
-            backend.weight_bytes(), decode.value / config.batch_size, bandwidth
+        samples=tuple(trial.decode_tokens_per_s for trial in done),
+        **_request(backend, config),
+        **rates,
+        **summary.ceiling(backend, workload, rates["decode_tokens_per_s"], bandwidth),
+        **summary.memory(backend, workload, meter),
+        energy_per_token_j=None if energy_j is None else energy_j / written_count,
+        **summary.output(backend, workload, done, reference),
+        broken_rules=tuple(
+            broken_rules(before, read_state(), duration_s, [trial.decode_tokens_per_s for trial in done])
         ),
-        output_is_correct=None if is_correct is None else all(map(is_correct, done)),
-        broken_rules=tuple(broken_rules(before, after, duration_s, rates)),
         is_complete=is_complete,
     )
+
+
+def watched(backend: Backend) -> MemoryMeter:
+    """Return a meter for a model that is loaded already."""
+    meter = MemoryMeter(allocator_of(backend.name, backend.device))
+    meter.allocator.adopt(backend)
+    return meter
+
+
+def weigh(backend: Backend, workload: Workload, meter: MemoryMeter) -> None:
+    """Read memory over one untimed repetition, which warms up for the others too."""
+    with meter.phase("prefill"):
+        prompt, cache = read_before(backend, workload)
+        steps = steps_of(backend)(backend, prompt, cache, workload.new_tokens)
+        next(steps)
+    with meter.phase("decode"):
+        for _ in steps:
+            pass
+
+
+def _request(backend: Backend, config: Config) -> dict[str, Any]:
+    return {
+        "backend": backend.name,
+        "device": backend.device,
+        "batch_size_count": config.batch_size,
+        "prompt_count_tokens": config.prompt_tokens,
+        "new_count_tokens": config.new_tokens,
+        "depth_count_tokens": config.depth_tokens,
+    }
 
 
 def _repeat(backend: Backend, config: Config, progress: Progress) -> tuple[list[Trial], bool]:
     done: list[Trial] = []
     try:
-        for trial in trials(backend, config.workload, config.trials):
+        for trial in trials(backend, config.workload, config.trials, warm_up=False):
             done.append(trial)
             progress("measuring", len(done), config.trials)
             time.sleep(config.delay_s)
@@ -129,3 +198,23 @@ def _repeat(backend: Backend, config: Config, progress: Progress) -> tuple[list[
             raise
         return done, False
     return done, True
+
+
+def _load(config: Config, progress: Progress) -> tuple[Backend, MemoryMeter | None]:
+    """Load a model, its memory watched; what cannot be loaded is left to `load` to explain."""
+    if config.backend not in BACKENDS or find_spec(config.backend) is None:
+        return load(config.model, config.backend, config.device, config.dtype, progress), None
+    meter = MemoryMeter(allocator_of(config.backend, _device(config)))
+    with meter.phase("load"):
+        backend = load(config.model, config.backend, config.device, config.dtype, progress)
+    return backend, meter
+
+
+def _device(config: Config) -> str:
+    if config.backend == "mlx":
+        from gemma_bench.models import backend_mlx
+
+        return backend_mlx.checked_device(config.device or backend_mlx.available_devices()[-1])
+    from gemma_bench.models import torch_backend
+
+    return torch_backend.checked_device(config.device or torch_backend.best_device())

@@ -37,4 +37,6 @@ def _row(config: Config) -> SpeedRecord:
         raise InvalidRunError("wrong output", f"{config.model} in {backend.precision} gives no finite logits")
     record = run(backend, config, scale="full")
     require_valid(record.broken_rules)
+    if not record.output_is_correct:
+        raise InvalidRunError("wrong output", f"{config.model} is {record.largest_gap_nats} nats off its best tokens")
     return record

@@ -4,19 +4,38 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import psutil
+
+from gemma_bench.models.backend import Backend
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PASSES = 5
-_LEAST_BYTES, _MOST_BYTES = 1 << 30, 4 << 30
+_CACHES = 8
+_LEAST_BYTES, _MOST_BYTES, _MOST_OF_FREE_MEMORY = 1 << 30, 4 << 30, 0.25
+_ROW = 4096
 
 
-def buffer_bytes() -> int:
-    """Return a size that no cache holds: 8 × the last-level cache, between 1 and 4 GiB.
+def bandwidth_under(backend: Backend) -> float:
+    """Return the read bandwidth in bytes/s of the memory that a backend's weights lie in."""
+    if backend.name == "mlx" and backend.device != "cpu":
+        from gemma_bench.measure.bandwidth_mlx import mlx_read_bandwidth_bytes_per_s
 
-    Virtual machines report the host's whole cache (260 MB here); 4 GiB are still 16 × that.
+        return mlx_read_bandwidth_bytes_per_s()
+    return read_bandwidth_bytes_per_s(backend.device)
+
+
+def buffer_bytes(cache_bytes: int | None = None, free_bytes: int | None = None) -> int:
+    """Return a size that no cache holds: 8 × the last-level cache, from 1 to 4 GiB, a quarter of free memory at most.
+
+    Virtual machines report the whole host's cache (260 MB here, so 2.2 GB are read), of which a guest has a share.
     """
-    return min(max(8 * last_level_cache_bytes(), _LEAST_BYTES), _MOST_BYTES)
+    cache = last_level_cache_bytes() if cache_bytes is None else cache_bytes
+    free = psutil.virtual_memory().available if free_bytes is None else free_bytes
+    return min(max(_CACHES * cache, _LEAST_BYTES), _MOST_BYTES, int(free * _MOST_OF_FREE_MEMORY))
 
 
 def last_level_cache_bytes() -> int:
@@ -27,22 +46,41 @@ def last_level_cache_bytes() -> int:
 
 
 def read_bandwidth_bytes_per_s(device: str = "cpu", size_bytes: int | None = None) -> float:
-    """Return the fastest of several reads of touched memory, by a sum and by a matrix–vector product."""
-    size = size_bytes or buffer_bytes()
-    memory = touched(size, device)
-    matrix, vector = memory.view(-1, 4096), torch.ones(4096, dtype=memory.dtype, device=device)
+    """Return torch's fastest of several reads of touched memory, by a sum and by a matrix–vector product."""
+    import torch
+
+    memory = touched(size_bytes or buffer_bytes(), device)
+    matrix, vector = memory.view(-1, _ROW), torch.ones(_ROW, dtype=memory.dtype, device=device)
     seconds = min(
         _seconds(device, read) for read in (memory.sum, lambda: torch.mv(matrix, vector)) for _ in range(_PASSES)
     )
-    return memory.nbytes / seconds
+    size = memory.nbytes
+    del memory, matrix
+    _give_back(device)
+    return size / seconds
 
 
-def touched(size_bytes: int, device: str) -> torch.Tensor:
+def _give_back(device: str) -> None:
+    """Return the buffer to the device, whose allocator would keep it: a model may need the room."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    elif device == "mps":  # never run until a record from such a machine exists
+        torch.mps.empty_cache()
+
+
+def touched(size_bytes: int, device: str) -> "Tensor":
     """Return a tensor whose pages were all written; those never written are one page, read several times too fast."""
-    return torch.ones(size_bytes // 4 // 4096 * 4096, device=device)
+    import torch
+
+    return torch.ones(size_bytes // 4 // _ROW * _ROW, device=device)
 
 
-def _seconds(device: str, read: Callable[[], torch.Tensor]) -> float:
+def _seconds(device: str, read: Callable[[], "Tensor"]) -> float:
+    import torch
+
+    # The mps branch was never run until a record from such a machine exists.
     wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device, lambda: None)
     wait()
     start = time.perf_counter_ns()

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Int
 
 from gemma_bench.core.errors import BadInputError
-from gemma_bench.models.backend import Array, Backend
+from gemma_bench.models.backend import Array, Backend, Cache
 from gemma_bench.models.catalog import Size
+from gemma_bench.models.generation import PREFILL_TOKENS
 
 _SAMPLES_FOR_PERCENTILE = {90: 44, 95: 90, 99: 459}
 """Below these a percentile is a guess: binomial bound at 99 % confidence, as MLPerf's LoadGen asks for."""
@@ -29,16 +30,17 @@ class Workload:
 
     def check(self, size: Size) -> None:
         """Refuse a workload that has no meaning for this model."""
-        for name in ("prompt_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise BadInputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.new_tokens < 2:  # noqa: PLR2004 - a rate needs two tokens
-            raise BadInputError(f"new_tokens must be at least 2 (a rate needs two), got {self.new_tokens}")
-        if self.depth_tokens < 0:
-            raise BadInputError(f"depth_tokens must be at least 0, got {self.depth_tokens}")
+        self.check_counts()
         needed, context = self.depth_tokens + self.prompt_tokens + self.new_tokens, size.max_position_embeddings
         if needed > context:
             raise BadInputError(f"depth, prompt and new tokens are {needed}, the model's context is {context}")
+
+    def check_counts(self) -> None:
+        """Refuse a workload that has no meaning for any model; a rate needs two tokens."""
+        least = {"prompt_tokens": 1, "new_tokens": 2, "batch_size": 1, "depth_tokens": 0}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise BadInputError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
 
     def tokens(self, size: Size, count: int) -> Int[np.ndarray, "batch position"]:
         """Return seeded random token ids, none of them special."""
@@ -93,30 +95,60 @@ def trials(backend: Backend, workload: Workload, count: int, *, warm_up: bool = 
 
 def run_trial(backend: Backend, workload: Workload) -> Trial:
     """Run one repetition: greedy, EOS ignored, tokenising outside."""
-    rows = workload.tokens(backend.size, workload.depth_tokens + workload.prompt_tokens).tolist()
-    cache = backend.new_cache()
-    if workload.depth_tokens:
-        wait(backend, backend.logits([row[: workload.depth_tokens] for row in rows], cache=cache, last_only=True))
-    prompt = [row[workload.depth_tokens :] for row in rows]
-    stamps, written = [], []
+    prompt, cache = read_before(backend, workload)
+    steps, stamps, written = steps_of(backend), [], []
     with _collector_off():
         backend.synchronize()
         start = clock()
-        logits = backend.logits(prompt, cache=cache, last_only=True)
-        for index in range(workload.new_tokens):
-            chosen = wait(backend, logits)
+        for chosen in steps(backend, prompt, cache, workload.new_tokens):
             stamps.append(clock())
             written.append(int(chosen[0]))
-            if index + 1 < workload.new_tokens:
-                logits = backend.logits(chosen[:, None].tolist(), cache=cache, last_only=True)
+        backend.synchronize()
     return Trial(workload, start, tuple(stamps), tuple(written))
 
 
-def wait(backend: Backend, logits: Array) -> Int[np.ndarray, " batch"]:
-    """Wait for logits and choose each sequence's next token; nothing lazy is left when this returns."""
-    backend.synchronize()
-    chosen: np.ndarray = backend.numpy(logits)[:, -1].argmax(axis=-1)
-    return chosen
+def read_before(backend: Backend, workload: Workload) -> tuple[list[list[int]], Cache]:
+    """Return the prompts, and a cache that has read what lies before them."""
+    rows = workload.tokens(backend.size, workload.depth_tokens + workload.prompt_tokens).tolist()
+    cache = backend.new_cache()
+    if workload.depth_tokens:
+        wait(backend, prefill(backend, [row[: workload.depth_tokens] for row in rows], cache)[:, -1].argmax(-1))
+    return [row[workload.depth_tokens :] for row in rows], cache
+
+
+def steps_of(backend: Backend) -> Callable[..., Iterator[Int[np.ndarray, " batch"]]]:
+    """Return the decoding loop of a library: MLX's is mlx_lm's, which on a GPU runs one step ahead."""
+    if backend.name == "mlx":
+        from gemma_bench.measure.throughput_mlx import mlx_steps
+
+        return mlx_steps
+    return step_by_step
+
+
+def step_by_step(
+    backend: Backend, prompt: list[list[int]], cache: Cache, count: int
+) -> Iterator[Int[np.ndarray, " batch"]]:
+    """Yield each step's choices, each step begun when the one before has ended."""
+    logits = prefill(backend, prompt, cache)
+    for index in range(count):
+        chosen = wait(backend, logits[:, -1].argmax(-1))
+        yield chosen
+        if index + 1 < count:
+            logits = backend.logits(chosen[:, None].tolist(), cache=cache, last_only=True)
+
+
+def prefill(backend: Backend, prompt: list[list[int]], cache: Cache) -> Array:
+    """Read prompts of one length piece by piece and return the last position's logits `[batch, 1, vocab]`."""
+    logits = None
+    for start in range(0, len(prompt[0]), PREFILL_TOKENS):
+        pieces = [row[start : start + PREFILL_TOKENS] for row in prompt]
+        logits = backend.logits(pieces, cache=cache, last_only=True)
+    return logits
+
+
+def wait(backend: Backend, chosen: Array) -> Int[np.ndarray, " batch"]:
+    """Wait for choices and bring them over: they cannot be read before everything they depend on is computed."""
+    return backend.numpy(chosen).astype(np.int64)
 
 
 def clock() -> int:

@@ -1,54 +1,116 @@
 """The rules that a run must keep for its figures to be evidence; each is a pure function of what was read."""
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
 from scipy.stats import spearmanr
 
 from gemma_bench.core.errors import InvalidRunError
-from gemma_bench.core.machine import output_of
+from gemma_bench.measure.system_state import is_low_power, is_throttled, throttle_events
 
 SHORTEST_S = 0.5
+_OTHERS_CORES, _OTHERS_SHARE = 0.3, 0.05
 _DRIFT_CORRELATION, _DRIFT_PERCENT, _DRIFT_SAMPLES = 0.9, 5, 5
 
 
 @dataclass(frozen=True)
 class State:
-    """What the system says at one moment."""
+    """What the system says at one moment; counters run since its start."""
 
-    swapped_bytes: int
-    throttle_events: int
-    busy_cores: float
+    swapped_bytes: int = 0
+    throttle_events: int = 0
+    others_cpu_s: float = 0.0
+    is_throttled: bool = False
+    is_low_power: bool = False
+    other_bench_pid: int | None = None
 
 
-def read_state() -> State:
-    """Read swap, thermal throttling where the system counts it, and the load of the last minute."""
-    return State(psutil.swap_memory().sout, _throttle_events(), os.getloadavg()[0])
+@dataclass(frozen=True)
+class Run:
+    """All that the rules look at: the system before and after, how long it took, the samples in their order."""
+
+    before: State
+    after: State
+    duration_s: float
+    rates: Sequence[float]
+
+
+def read_state(other_bench_pid: int | None = None) -> State:
+    """Read swap, throttling and low power where the system tells, and the CPU time that others used."""
+    return State(
+        swapped_bytes=psutil.swap_memory().sout,
+        throttle_events=throttle_events(),
+        others_cpu_s=_others_cpu_s(),
+        is_throttled=is_throttled(),
+        is_low_power=is_low_power(),
+        other_bench_pid=other_bench_pid,
+    )
+
+
+def _others_cpu_s() -> float:
+    """Return the CPU time of everything but this process; time that a hypervisor stole counts as others'."""
+    busy, own = psutil.cpu_times(), time.process_time()
+    kinds = ("user", "nice", "system", "irq", "softirq", "steal")
+    return float(sum(getattr(busy, kind, 0.0) for kind in kinds)) - own
+
+
+def swapping(run: Run) -> str | None:
+    """Find memory that was swapped out during the run."""
+    swapped = run.after.swapped_bytes - run.before.swapped_bytes
+    return f"{swapped} bytes were swapped out" if swapped > 0 else None
+
+
+def throttled(run: Run) -> str | None:
+    """Find a processor slowed down by heat or lack of power."""
+    events = run.after.throttle_events - run.before.throttle_events
+    if events > 0:
+        return f"{events} thermal events"
+    return "the system says that it is slowed down" if run.before.is_throttled or run.after.is_throttled else None
+
+
+def low_power(run: Run) -> str | None:
+    """Find a system that saves power."""
+    return "low-power mode or battery" if run.before.is_low_power or run.after.is_low_power else None
+
+
+def other_load(run: Run) -> str | None:
+    """Find other processes that used more than 0.3 cores and 5 % of the machine."""
+    cores = (run.after.others_cpu_s - run.before.others_cpu_s) / run.duration_s
+    allowed = max(_OTHERS_CORES, _OTHERS_SHARE * (os.cpu_count() or 1))
+    return f"others kept {cores:.1f} cores busy, allowed are {allowed:.1f}" if cores > allowed else None
+
+
+def other_bench(run: Run) -> str | None:
+    """Find another benchmark of ours on this machine."""
+    pid = run.before.other_bench_pid
+    return f"process {pid} is measuring too" if pid is not None else None
+
+
+def too_short(run: Run) -> str | None:
+    """Find a run so short that the machine's waking up is in the figure."""
+    return f"{run.duration_s:.2f} s, at least {SHORTEST_S} s are needed" if run.duration_s < SHORTEST_S else None
+
+
+def drift(run: Run) -> str | None:
+    """Find samples that move in one direction: a machine that heats up or wakes up."""
+    moved = drift_percent(run.rates)
+    return f"the rate moved by {moved:.0f} % in one direction" if moved else None
+
+
+RULES = (swapping, throttled, low_power, other_load, other_bench, too_short, drift)
 
 
 def broken_rules(before: State, after: State, duration_s: float, rates: Sequence[float]) -> list[str]:
     """Name every rule that a run broke, the figure that broke it behind a colon."""
-    return list(_broken(before, after, duration_s, rates))
-
-
-def _broken(before: State, after: State, duration_s: float, rates: Sequence[float]) -> Iterator[str]:
-    cores = os.cpu_count() or 1
-    if after.swapped_bytes > before.swapped_bytes:
-        yield f"swapping: {after.swapped_bytes - before.swapped_bytes} bytes were swapped out"
-    if after.throttle_events > before.throttle_events:
-        yield f"throttled: {after.throttle_events - before.throttle_events} thermal events"
-    if before.busy_cores > cores:
-        yield f"other load: {before.busy_cores:.1f} busy on {cores} cores before the run"
-    if duration_s < SHORTEST_S:
-        yield f"too short: {duration_s:.2f} s, at least {SHORTEST_S} s are needed"
-    if drift := drift_percent(rates):
-        yield f"drift: the rate moved by {drift:.0f} % in one direction"
+    run = Run(before, after, duration_s, rates)
+    return [f"{rule.__name__.replace('_', ' ')}: {seen}" for rule in RULES if (seen := rule(run))]
 
 
 def drift_percent(rates: Sequence[float]) -> float | None:
-    """Return how far samples moved if they moved in one direction: a machine that heats up or wakes up."""
+    """Return how far samples moved if they moved in one direction."""
     if len(rates) < _DRIFT_SAMPLES or len(set(rates)) == 1:
         return None
     moved = 100 * (rates[-1] - rates[0]) / rates[0]
@@ -61,13 +123,3 @@ def require_valid(rules: Sequence[str]) -> None:
     if rules:
         rule, _, seen = rules[0].partition(": ")
         raise InvalidRunError(rule, seen)
-
-
-def _throttle_events() -> int:
-    """Count the CPU's thermal events on Linux; on a Mac 1 if it is slowed down now (never run on one so far)."""
-    from pathlib import Path
-
-    counters = Path("/sys/devices/system/cpu").glob("cpu*/thermal_throttle/core_throttle_count")
-    events = sum(int(counter.read_text()) for counter in counters)
-    limits = output_of("pmset", "-g", "therm") or ""
-    return events + ("CPU_Speed_Limit" in limits and "= 100" not in limits)

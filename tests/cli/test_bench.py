@@ -1,18 +1,26 @@
 """The bench command: its record, its predictions, and what it refuses."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gemma_bench.core.records import read_record
 from gemma_bench.experiments import study_table
 from gemma_bench.experiments.speed import SpeedRecord
+from gemma_bench.measure.turn import turn_file
+from gemma_bench.models.catalog import TINY
+
+SHORT = ("-p", "4", "-g", "4", "-n", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +29,9 @@ def _workplace(gemma_bench, models_home, tmp_path, monkeypatch):
     assert gemma_bench("download", "tiny").code == 0
     assert models_home.exists()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr("gemma_bench.measure.bandwidth.buffer_bytes", lambda: 1 << 26)
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
@@ -34,7 +45,10 @@ def test_a_bench_writes_a_record_that_reads_back(gemma_bench, backend):
     assert record.decode_low_tokens_per_s <= record.decode_tokens_per_s <= record.decode_high_tokens_per_s
     assert record.mlx_lm_decode_tokens_per_s == pytest.approx(record.decode_tokens_per_s * 6 / 5)
     assert 0 < record.bandwidth_share_percent < 100
-    assert record.output_is_correct is None, "nobody looked"
+    assert record.output_is_correct
+    assert record.load_live_bytes == pytest.approx(record.weights_bytes, rel=0.01)
+    assert record.peak_memory_bytes == pytest.approx(record.predicted_peak_bytes, rel=0.05)
+    assert record.decode_footprint_bytes < record.memory_limit_bytes
 
 
 def test_a_short_run_says_that_it_is_no_evidence(gemma_bench):
@@ -55,11 +69,15 @@ def test_a_prediction_needs_no_machine(gemma_bench):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["-g", "0"], "new_tokens must be at least 2"),
+        (["-g", "0"], "new_tokens must be at least 2, got 0"),
         (["-n", "0"], "trials must be at least 1, got 0"),
         (["-b", "0"], "batch_size must be at least 1, got 0"),
         (["-p", "500", "-g", "20"], "are 520, the model's context is 512"),
         (["--device", "cuda"], "device 'cuda' is not available here"),
+        (["--delay", "-1"], "--delay must be at least 0 seconds, got -1"),
+        (["--backend", "jax"], "unknown backend 'jax', expected one of torch, mlx"),
+        (["--backend", "mlx", "--device", "metal"], "device 'metal' is not available here"),
+        (["--predict", "--machine", "m3ultra-80c-256gb", "--bits", "7"], "bits must be one of 2, 3, 4, 5, 6, 8, 16"),
         (["--dtype", "int1"], "unknown precision 'int1'"),
         (["--predict", "--machine", "m9"], "unknown machine 'm9', expected one of m3ultra-80c-256gb"),
         (["--predict"], "--predict needs --machine"),
@@ -72,15 +90,75 @@ def test_what_is_wrong_is_one_sentence(gemma_bench, arguments, sentence):
     assert sentence in " ".join(done.err.split())
 
 
-def test_ctrl_c_keeps_the_repetitions_that_ended(tmp_path):
-    command = [sys.executable, "-m", "gemma_bench", "bench", "tiny", "-p", "8", "-g", "8", "-n", "50", "--delay", "0.2"]
-    running = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    time.sleep(8)
-    running.send_signal(signal.SIGINT)
-    assert running.wait(30) == 130
-    record = read_record(next((tmp_path / "build/records/speed").glob("*.json")), SpeedRecord)
+def test_ctrl_c_keeps_the_repetitions_that_ended(gemma_bench, monkeypatch):
+    pauses = iter([None, None])
+
+    def sleep(_):
+        if next(pauses, "stop") == "stop":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("gemma_bench.experiments.speed.time.sleep", sleep)
+    said = gemma_bench("bench", "tiny", *SHORT, "-n", 50)
+    assert said.code == 130
+    assert "interrupted after 3 repetitions" in said.err
+    record = read_record(next(Path("build/records/speed").glob("*.json")), SpeedRecord)
     assert not record.is_complete
-    assert 1 <= len(record.samples) < 50
+    assert len(record.samples) == 3
+
+
+def test_ctrl_c_before_the_first_repetition_leaves_nothing(gemma_bench, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gemma_bench.experiments.speed.bandwidth_under", stop)
+    assert gemma_bench("bench", "tiny", *SHORT).code == 130
+    assert not Path("build").exists()
+    assert not turn_file().exists()
+
+
+def test_a_signal_ends_a_real_run_with_130():
+    command = [sys.executable, "-m", "gemma_bench", "bench", "tiny", *SHORT, "-n", "1", "--delay", "600"]
+    running = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not turn_file().exists():
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) == 130
+
+
+def test_the_second_bench_says_that_the_first_still_runs(gemma_bench):
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    turn_file().write_text(str(other.pid))
+    said = gemma_bench("bench", "tiny", *SHORT)
+    assert f"other bench: process {other.pid} is measuring too" in " ".join(said.err.split())
+    other.communicate()
+    assert "other bench" not in gemma_bench("bench", "tiny", *SHORT).err, "a dead process has lost its turn"
+
+
+def test_a_wrong_output_is_said_beside_its_speed(gemma_bench, monkeypatch):
+    monkeypatch.setattr("gemma_bench.measure.throughput.wait", lambda *_: np.array([7]))
+    said = gemma_bench("bench", "tiny", *SHORT)
+    assert "WRONG" in said.out
+    assert "wrong output: a token" in said.err
+
+
+def test_a_full_disk_is_one_sentence_and_the_figures_were_shown(gemma_bench, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("gemma_bench.experiments.speed.turn", lambda: nullcontext())
+    monkeypatch.setattr("gemma_bench.measure.memory.reset_footprint_peak", lambda: None)
+    said = gemma_bench("bench", "tiny", *SHORT)
+    assert said.code == 2
+    assert "no room on disk for build/records/speed" in said.err
+    assert "tg4 @ d0" in said.out
+
+
+def test_a_batch_at_depth_reads_back(gemma_bench):
+    said = json.loads(gemma_bench("bench", "tiny", *SHORT, "-b", 2, "--depth", 20, "--json").out)
+    assert (said["batch_size_count"], said["depth_count_tokens"]) == (2, 20)
+    assert said["step_bytes"] == said["weights_bytes"] + 2 * TINY.kv_cache_bytes(24, 4)
+    assert said["output_is_correct"]
 
 
 def test_the_study_s_table_is_measured_only_on_its_machine(monkeypatch):
@@ -90,7 +168,7 @@ def test_the_study_s_table_is_measured_only_on_its_machine(monkeypatch):
         study_table.measure()
     here = study_table.this_machine().model_copy(update={"id": "m3ultra-80c-256gb"})
     monkeypatch.setattr(study_table, "this_machine", lambda: here)
-    rows = {"mlx 4-bit": study_table.Config(model="tiny", prompt_tokens=8, new_tokens=40, trials=3)}
+    rows = {"mlx 4-bit": study_table.Config(model="tiny", prompt_tokens=8, new_tokens=10, trials=3)}
     monkeypatch.setattr(study_table, "ROWS", rows)
     monkeypatch.setattr("gemma_bench.experiments.speed.broken_rules", lambda *_: [])
     rates, _ = study_table.measure()

@@ -1,0 +1,103 @@
+"""`gemma-bench analyze memory`: what a model takes, whether it fits, and what would make it fit."""
+
+from typing import Annotated, Any
+
+import typer
+
+from gemma_bench.cli.console import Json, output, print_json
+from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.known_machines import REPORTED_WORKING_SETS_GIB, working_set_range_bytes
+from gemma_bench.core.units import GIB, gigabytes
+
+app = typer.Typer(help="Compute what needs no run: memory.", no_args_is_help=True)
+
+
+@app.callback()
+def analyze() -> None:
+    """Compute what needs no run."""
+
+
+@app.command("memory")
+def memory(
+    model: Annotated[str, typer.Argument(help="270m, 1b, 4b, 12b, 27b (-it for chat) or tiny.")],
+    context: Annotated[int, typer.Option("--context", "-c", help="Tokens of prompt and answer.")] = 8192,
+    bits: Annotated[int, typer.Option(help="16, or MLX's 8, 6, 5, 4, 3, 2 in groups of 64.")] = 16,
+    ram: Annotated[
+        float | None, typer.Option(help="Memory of a Mac as sold: 256 is 256 GiB. Default: this machine.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Add weights, KV cache and activations up and compare them with what a GPU may use."""
+    from gemma_bench.measure.fit import longest_context, most_bits, need
+    from gemma_bench.models.weights import size_of
+
+    size, (low, high) = size_of(model), _limits(ram)
+    needed = need(size, context, bits)
+    fits = needed.total_bytes <= low
+    found = {
+        "model": model,
+        "bits": bits,
+        "context_tokens": context,
+        "weights_bytes": needed.weights_bytes,
+        "kv_cache_bytes": needed.cache_bytes,
+        "activations_bytes": needed.activations_bytes,
+        "total_bytes": needed.total_bytes,
+        "limit_low_bytes": low,
+        "limit_high_bytes": high,
+        "it_fits": fits,
+        "longest_context_tokens": longest_context(size, bits, low),
+        "most_bits": most_bits(size, context, low, bits),
+    }
+    if json:
+        print_json(found)
+        return
+    _show(found, ram)
+
+
+def _limits(ram: float | None) -> tuple[int, int]:
+    """Return the least and the most that a Mac of so many GB lets its GPU use, or what this machine has."""
+    if ram is not None:
+        if ram <= 0:
+            raise BadInputError(f"--ram must be more than 0 GiB, got {ram}")
+        return working_set_range_bytes(ram * GIB)
+    from gemma_bench.core.machine import this_machine
+
+    machine = this_machine()
+    if machine.accelerator == "metal":  # never run until a record from such a machine exists
+        return working_set_range_bytes(machine.memory_bytes)
+    return machine.memory_bytes, machine.memory_bytes
+
+
+def _show(found: dict[str, Any], ram: float | None) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{found['model']} in {found['bits']} bits, {found['context_tokens']:,} tokens; GB = 10⁹ bytes")
+    table.add_column("what")
+    table.add_column("bytes", justify="right")
+    for name in ("weights", "kv_cache", "activations", "total"):
+        table.add_row(name.replace("_", " "), gigabytes(found[f"{name}_bytes"]))
+    low, high = gigabytes(found["limit_low_bytes"]), gigabytes(found["limit_high_bytes"])
+    table.add_row("limit", low if low == high else f"{low} to {high}")
+    output.print(table)
+    output.print(_verdict(found, ram), highlight=False, soft_wrap=True)
+
+
+def _verdict(found: dict[str, Any], ram: float | None) -> str:
+    """Say whether it fits, and if not, which knobs would make it fit."""
+    reported = ""
+    if ram is not None:
+        nearest = ", ".join(f"{size} GiB: {100 * gib / size:.0f} %" for size, gib in REPORTED_WORKING_SETS_GIB.items())
+        reported = f" A Mac of {ram:g} GiB lets its GPU use a part (reported: {nearest}); ask it."
+    if found["it_fits"]:
+        return f"fits.{reported}"
+    if found["total_bytes"] <= found["limit_high_bytes"]:
+        reported = f" It may: reports differ.{reported}"
+    knobs = []
+    if found["longest_context_tokens"] is not None:
+        knobs.append(f"--context {found['longest_context_tokens']}")
+    if found["most_bits"] is not None:
+        knobs.append(f"--bits {found['most_bits']}")
+    remedy = (
+        f"it fits with {' or with '.join(knobs)}" if knobs else "neither fewer bits nor a shorter context is enough"
+    )
+    return f"does not fit: {remedy}.{reported}"

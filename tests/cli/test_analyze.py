@@ -1,0 +1,76 @@
+"""`analyze memory`: sums that add up, and knobs that do what they say."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from gemma_bench.cli import analyze
+from gemma_bench.core.errors import BadInputError
+
+
+@pytest.fixture
+def run():
+    """Run the sub-command as the command line mounts it."""
+    app = typer.Typer()
+    app.add_typer(analyze.app, name="analyze")
+
+    def call(*arguments):
+        done = CliRunner().invoke(app, ["analyze", "memory", *map(str, arguments)])
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return " ".join(done.stdout.split())
+
+    return call
+
+
+def test_parts_add_up_and_a_small_model_fits(run):
+    found = json.loads(run("12b", "--context", 32_768, "--bits", 4, "--ram", 256, "--json"))
+    parts = [found[f"{name}_bytes"] for name in ("weights", "kv_cache", "activations")]
+    assert sum(parts) == found["total_bytes"]
+    assert found["weights_bytes"] == pytest.approx(6.62e9, rel=0.01)
+    assert found["it_fits"]
+    assert found["limit_low_bytes"] == pytest.approx(239 * 2**30, rel=1e-3)
+
+
+def test_the_knobs_that_are_named_make_it_fit(run):
+    arguments = ["27b", "--context", 131_072, "--ram", 64]
+    found = json.loads(run(*arguments, "--json"))
+    assert not found["it_fits"]
+    said = run(*arguments)
+    assert f"does not fit: it fits with --bits {found['most_bits']}" in said
+    assert json.loads(run(*arguments, "--bits", found["most_bits"], "--json"))["it_fits"]
+    tight = ["12b", "--context", 131_072, "--bits", 4, "--ram", 18]
+    found = json.loads(run(*tight, "--json"))
+    assert f"--context {found['longest_context_tokens']}" in run(*tight)
+    tight[2] = found["longest_context_tokens"]
+    assert json.loads(run(*tight, "--json"))["it_fits"]
+
+
+def test_what_nothing_makes_fit_is_said(run):
+    assert "neither fewer bits nor a shorter context is enough" in run("27b", "--ram", 8)
+
+
+def test_between_reports_both_ends_are_given(run):
+    found = json.loads(run("270m", "--ram", 48, "--json"))
+    assert found["limit_low_bytes"] < found["limit_high_bytes"]
+
+
+def test_without_ram_it_is_this_machine(run):
+    assert "fits." in run("270m", "--context", 512)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["12b", "--context", 0], "context must be between 1 and 131072 tokens for 12b, got 0"),
+        (["270m", "--context", 40_000], "between 1 and 32768 tokens for 270m, got 40000"),
+        (["12b", "--bits", 7], "bits must be one of 2, 3, 4, 5, 6, 8, 16, got 7"),
+        (["12b", "--ram", 0], "--ram must be more than 0 GiB, got 0"),
+        (["13b"], "unknown model '13b', expected one of tiny, 270m"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(run, arguments, message):
+    with pytest.raises(BadInputError, match=message):
+        run(*arguments)
