@@ -4,15 +4,18 @@ import json as json_library
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from gemma_bench.cli.console import Json, errors, output, print_json, progress_bar
-from gemma_bench.core.errors import BadInputError
-from gemma_bench.core.files import read_text
+from gemma_bench.core.errors import BadInputError, unknown
+from gemma_bench.core.files import Progress, read_text
 from gemma_bench.core.units import gigabytes
+
+if TYPE_CHECKING:
+    from gemma_bench.models.folder import ModelFolder
 
 Model = Annotated[str, typer.Argument(help="270m, 1b, 4b, 12b, 27b (-it for chat), tiny, 270m-4bit, or a folder.")]
 BackendName = Annotated[str, typer.Option(help="torch or mlx.")]
@@ -90,20 +93,36 @@ def convert(
     model: Model,
     bits: Annotated[int, typer.Option(help="2, 3, 4, 5, 6, 8 or 16.")] = 4,
     group_size: Annotated[int, typer.Option(help="32, 64 or 128 weights share a scale.")] = 64,
+    scheme: Annotated[str | None, typer.Option(help="Our own rounding instead: fitted, mixed, head8 or 8bit.")] = None,
 ) -> None:
-    """Convert a model to MLX's own folder, quantised or in 16 bits, with mlx_lm's converter."""
+    """Convert a model to MLX's own folder, quantised or in 16 bits, with mlx_lm's converter or a scheme of ours."""
     from gemma_bench.models.convert_mlx import convert as to_mlx
     from gemma_bench.models.headers import weight_files
     from gemma_bench.models.weights import locate
 
     with progress_bar() as progress:
-        folder = to_mlx(locate(model, progress), bits, group_size, progress=progress)
+        plain = locate(model, progress)
+        folder = _quantised(plain, scheme, progress) if scheme else to_mlx(plain, bits, group_size, progress=progress)
     size_bytes = sum(file.stat().st_size for file in weight_files(folder.path))
     output.print(
         f"{folder.path}: {folder.precision}, {gigabytes(size_bytes)}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _quantised(plain: "ModelFolder", scheme: str, progress: Progress) -> "ModelFolder":
+    from gemma_bench.models import quantising
+
+    schemes = {
+        "fitted": quantising.FITTED,
+        "mixed": quantising.MIXED,
+        "head8": quantising.FITTED_HEAD_8,
+        "8bit": quantising.ALL_8,
+    }
+    if scheme not in schemes:
+        raise unknown("scheme", scheme, schemes)
+    return quantising.quantise(plain, schemes[scheme], progress=progress)
 
 
 def generate(

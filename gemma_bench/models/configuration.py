@@ -79,9 +79,23 @@ def quantization(path: Path, config: Mapping[str, Any]) -> tuple[int | None, int
     found = config.get("quantization")
     if found is None:
         return None, None
-    mode = found.get("mode", "affine")
-    bits, group_size = found.get("bits"), found.get("group_size")
-    if mode != "affine" or not isinstance(bits, int) or not isinstance(group_size, int):
+    return _grid(path, found)
+
+
+def own_quantization(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return bits and group size of the matrices that have their own, by the names that mlx_lm gives them.
+
+    mlx_lm writes them into `quantization` beside the usual bits: `"model.embed_tokens": {"bits": 8, …}`.
+    """
+    found = config.get("quantization") or {}
+    return {stem: _grid(path, own) for stem, own in found.items() if stem not in ("bits", "group_size", "mode")}
+
+
+def _grid(path: Path, found: Any) -> tuple[int, int]:
+    """Read one entry, which must be affine: a scale and a bias per group."""
+    entry = found if isinstance(found, dict) else {}
+    bits, group_size = entry.get("bits"), entry.get("group_size")
+    if entry.get("mode", "affine") != "affine" or not isinstance(bits, int) or not isinstance(group_size, int):
         raise DamagedFileError(
             f"model configuration {path / 'config.json'}: quantization must be affine with bits and group_size, "
             f"found {found!r}"

@@ -11,7 +11,7 @@ from gemma_bench.core.errors import BadInputError, DamagedFileError
 from gemma_bench.core.files import Progress, silent, write_text
 from gemma_bench.core.records import SCHEMA, read_model
 from gemma_bench.models.catalog import Size
-from gemma_bench.models.configuration import check_shape, matching_size, quantization, read_config
+from gemma_bench.models.configuration import check_shape, matching_size, own_quantization, quantization, read_config
 from gemma_bench.models.digests import STAMP, digests_of
 from gemma_bench.models.headers import check_tensors, expected_shapes, read_headers, weight_files
 
@@ -45,8 +45,8 @@ class Manifest(BaseModel):
 class ModelFolder:
     """A checked model folder.
 
-    `dtype` is the type of its floating-point tensors; `bits` and `group_size` are set where MLX quantised it; `sha256`
-    is one digest over the digests of all weight files.
+    `dtype` is the type of its floating-point tensors; `bits` and `group_size` are set where it is quantised as MLX does
+    it, `is_mixed` where some matrices have others; `sha256` is one digest over the digests of all weight files.
     """
 
     path: Path
@@ -56,13 +56,14 @@ class ModelFolder:
     bits: int | None
     group_size: int | None
     sha256: str
+    is_mixed: bool = False
 
     @property
     def precision(self) -> str:
         """Name the precision of the files: `bfloat16`, or `4bit` (`4bit-g32` for groups other than 64)."""
         if self.bits is None:
             return self.dtype
-        return quantized_precision(self.bits, self.group_size or USUAL_GROUP_SIZE)
+        return quantized_precision(self.bits, self.group_size or USUAL_GROUP_SIZE, is_mixed=self.is_mixed)
 
     @property
     def model_id(self) -> str:
@@ -70,9 +71,10 @@ class ModelFolder:
         return f"{self.size.name}-{self.precision}"
 
 
-def quantized_precision(bits: int, group_size: int) -> str:
-    """Name a quantised precision; MLX's usual group of 64 goes without saying."""
-    return f"{bits}bit" if group_size == USUAL_GROUP_SIZE else f"{bits}bit-g{group_size}"
+def quantized_precision(bits: int, group_size: int, *, is_mixed: bool = False) -> str:
+    """Name a quantised precision; MLX's usual group of 64 goes without saying, `-mixed` says that some have others."""
+    name = f"{bits}bit" if group_size == USUAL_GROUP_SIZE else f"{bits}bit-g{group_size}"
+    return f"{name}-mixed" if is_mixed else name
 
 
 def open_folder(path: Path, progress: Progress = silent) -> ModelFolder:
@@ -89,11 +91,11 @@ def open_folder(path: Path, progress: Progress = silent) -> ModelFolder:
     )
     size = matching_size(path, config) if manifest is None else manifest.size
     check_shape(path, config, size)
-    bits, group_size = quantization(path, config)
+    (bits, group_size), own = quantization(path, config), own_quantization(path, config)
     weight_files(path)
     if manifest is not None:
         _check_lengths(path, manifest)
-    dtype = check_tensors(path, read_headers(path), expected_shapes(size, bits, group_size))
+    dtype = check_tensors(path, read_headers(path), expected_shapes(size, bits, group_size, own))
     digests = digests_of(
         path, [*(manifest.files if manifest else ()), *(file.name for file in weight_files(path))], progress
     )
@@ -108,6 +110,7 @@ def open_folder(path: Path, progress: Progress = silent) -> ModelFolder:
         bits=bits,
         group_size=group_size,
         sha256=hashlib.sha256(weights.encode()).hexdigest(),
+        is_mixed=any(grid != (bits, group_size) for grid in own.values()),
     )
 
 

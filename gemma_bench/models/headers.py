@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from gemma_bench.core.errors import DamagedFileError
 from gemma_bench.models.catalog import Size
@@ -82,15 +83,24 @@ def _read_header(path: Path) -> dict[str, TensorHeader]:
     return tensors
 
 
-def expected_shapes(size: Size, bits: int | None = None, group_size: int | None = None) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a folder's tensors: Hugging Face's, or MLX's packed weights, scales and biases."""
+def expected_shapes(
+    size: Size,
+    bits: int | None = None,
+    group_size: int | None = None,
+    own: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a folder's tensors: Hugging Face's, or MLX's packed weights, scales and biases.
+
+    `own` gives bits and group size of the matrices that have others than the usual ones.
+    """
     shapes = dict(size.parameter_shapes())
     if bits is None or group_size is None:
         return shapes
     for name, (rows, columns) in size.matrix_shapes().items():
         stem = name.removesuffix(".weight")
-        shapes[name] = (rows, columns * bits // _PACKED_BITS)
-        shapes[f"{stem}.scales"] = shapes[f"{stem}.biases"] = (rows, columns // group_size)
+        own_bits, own_group_size = own.get(stem, (bits, group_size))
+        shapes[name] = (rows, columns * own_bits // _PACKED_BITS)
+        shapes[f"{stem}.scales"] = shapes[f"{stem}.biases"] = (rows, columns // own_group_size)
     return shapes
 
 

@@ -36,8 +36,11 @@ def load(
 def _torch(folder: ModelFolder, device: str | None, precision: str | None) -> Backend:
     try:
         from gemma_bench.models.torch_backend import TorchBackend
+        from gemma_bench.models.torch_quantised import QuantisedTorchBackend
     except ImportError as error:
         raise UnavailableError("torch", f'{error.name} is not installed: `pip install "gemma_bench[torch]"`') from error
+    if folder.bits is not None:
+        return QuantisedTorchBackend(folder, device, precision)
     return TorchBackend(folder, device, precision)
 
 

@@ -23,7 +23,7 @@ MODEL_NAMES = (
 )
 """What `download` takes. A size alone is the pre-trained model, `-it` the one tuned to follow instructions."""
 
-_CONVERTED = re.compile(r"(?P<base>.+)-(?P<bits>\d+)bit(?:-g(?P<group_size>\d+))?")
+_CONVERTED = re.compile(r"(?P<base>.+)-(?P<bits>\d+)bit(?:-g(?P<group_size>\d+))?(?P<mixed>-mixed)?")
 
 
 def models_folder() -> Path:

@@ -111,6 +111,7 @@ WRONG = {
     "long prompt": (["generate", "tiny", "-p", "x" * 600], "prompt has 601 tokens, the model's context is 512"),
     "no tokens": (["generate", "tiny", "-p", "a", "-m", "0"], "max tokens must be at least 1, got 0"),
     "bits": (["convert", "tiny", "--bits", "5000"], "bits must be one of 2, 3, 4, 5, 6, 8, 16, got 5000"),
+    "scheme": (["convert", "tiny", "--scheme", "best"], "unknown scheme 'best', expected one of fitted, mixed"),
     "context": (["models", "--context", "0"], "--context must be at least 1 token, got 0"),
     "not downloaded": (["generate", "1b", "-p", "a"], "run `gemma-bench download 1b`"),
     "unknown claim": (["claims", "show", "ARCH-99", "--specs", str(ROOT / "specs")], "unknown claim 'ARCH-99'"),

@@ -1,0 +1,96 @@
+"""Quantised weights in torch: rounding with known answers, and the same function as MLX's and transformers' own."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gemma_bench.core.errors import BadInputError, UnavailableError
+from gemma_bench.measure.agreement import agreement
+from gemma_bench.models import quantising
+from gemma_bench.models.catalog import TINY
+from gemma_bench.models.convert_mlx import convert
+from gemma_bench.models.folder import ModelFolder
+from gemma_bench.models.generation import generate
+from gemma_bench.models.loading import load
+from gemma_bench.models.rounding import Rounded, round_fitted, round_min_max
+
+TOKENS = list(range(30, 60))
+SCHEMES = ("NAIVE", "FITTED", "FITTED_HEAD_8", "MIXED", "ALL_8")
+
+
+def restored(rounded: Rounded, group_size: int) -> torch.Tensor:
+    groups = rounded.codes.float().unflatten(1, (-1, group_size))
+    return (groups * rounded.scales.float()[..., None] + rounded.biases.float()[..., None]).flatten(1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([2, 3, 4, 8]), st.sampled_from([32, 64]))
+def test_fitting_is_never_worse_than_smallest_to_largest(seed: int, bits: int, group_size: int) -> None:
+    weights = torch.randn(4, 128, generator=torch.Generator().manual_seed(seed))
+    plain, fitted = (
+        (restored(rounding(weights, bits, group_size), group_size) - weights).square().sum()
+        for rounding in (round_min_max, round_fitted)
+    )
+    assert fitted <= plain * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("used", [(0, 15), (0, 9), (3, 12)])
+def test_weights_on_a_grid_of_16_levels_come_back_exactly(used: tuple[int, int]) -> None:
+    codes = torch.randint(used[0], used[1] + 1, (8, 128), generator=torch.Generator().manual_seed(0)).float()
+    weights = codes * 0.03125 - 0.25
+    assert torch.equal(restored(round_fitted(weights, 4, 32), 32), weights)
+
+
+@pytest.fixture(scope="module", params=SCHEMES)
+def quantised(request: Any, tiny: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    return quantising.quantise(tiny, getattr(quantising, request.param), tmp_path_factory.mktemp("q") / request.param)
+
+
+def test_torch_and_mlx_read_the_same_function_from_one_folder(quantised: ModelFolder) -> None:
+    found = agreement(load(quantised, "mlx"), load(quantised, "torch"), TOKENS)
+    assert found.kl_nats.max() < 0.05, "bfloat16 rounds activations differently, no more"
+
+
+def test_eight_bits_are_closer_to_the_model_than_four(tiny: ModelFolder, tmp_path: Any) -> None:
+    reference = load(tiny, "torch", "cpu")
+    four, eight = (
+        agreement(reference, load(quantising.quantise(tiny, scheme, tmp_path / name), "torch"), TOKENS).kl_nats.mean()
+        for name, scheme in (("four", quantising.FITTED), ("eight", quantising.ALL_8))
+    )
+    assert eight < 0.05 < four
+
+
+def test_cached_steps_are_one_reading_across_the_window(quantised: ModelFolder) -> None:
+    backend = load(quantised, "torch")
+    whole = backend.numpy(backend.logits([TOKENS]))[0]
+    cache = backend.new_cache()
+    steps = [backend.numpy(backend.logits([[token]], cache=cache))[0, 0] for token in TOKENS]
+    for position, step in enumerate(steps):
+        assert step.argmax() == whole[position].argmax() or abs(step - whole[position]).max() < 0.5
+    assert backend.read_tokens(cache) == len(TOKENS)
+    kept = backend.kept_tokens(len(TOKENS))
+    assert backend.cache_bytes(cache) == TINY.kv_cache_bytes(len(TOKENS), 2, kept_tokens=kept)
+
+
+def test_it_writes_greedily_like_the_plain_model_in_eight_bits(tiny: ModelFolder, tmp_path: Any) -> None:
+    eight = load(quantising.quantise(tiny, quantising.ALL_8, tmp_path / "eight"), "torch")
+    plain = load(tiny, "torch", "cpu")
+    ours, theirs = (list(generate(model, TOKENS[:12], 8)) for model in (eight, plain))
+    assert ours[0] == theirs[0]
+    assert eight.weight_bytes() < plain.weight_bytes() / 3
+
+
+def test_what_torch_does_not_serve_is_refused(tiny: ModelFolder, tmp_path: Any) -> None:
+    three = convert(tiny, 3, 64, tmp_path / "three")
+    with pytest.raises(BadInputError, match="3"):
+        load(three, "torch")
+    four = convert(tiny, 4, 64, tmp_path / "four")
+    with pytest.raises(UnavailableError, match="on cpu only, got device 'cuda'"):
+        load(four, "torch", "cuda")
+    with pytest.raises(BadInputError, match="runs in 4bit only, got 'float16'"):
+        load(four, "torch", None, "float16")
+    with pytest.raises(BadInputError, match="quantised already"):
+        quantising.quantise(four, quantising.FITTED, tmp_path / "again")
