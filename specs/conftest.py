@@ -145,6 +145,36 @@ def quantised_bits(tiny, tmp_path):
 
 
 @pytest.fixture
+def products():
+    """Return bf16 over 4-bit time of one product, measured in turn; neither may read faster than memory does."""
+    from gemma_bench.core.errors import InvalidRunError
+    from gemma_bench.measure.bandwidth import read_bandwidth_bytes_per_s
+    from gemma_bench.measure.matvec import time_products
+
+    found, bandwidth = time_products(rounds=8), read_bandwidth_bytes_per_s()
+    rates = {"bf16": found.bf16_bytes_per_s, "4-bit": found.int4_bytes_per_s}
+    reason = ", ".join(f"{name} reads {rate / 1e9:.1f} GB/s" for name, rate in rates.items())
+    if max(rates.values()) > 1.1 * bandwidth:
+        raise InvalidRunError("faster than memory", f"{reason}, memory {bandwidth / 1e9:.1f} GB/s")
+    ratio = found.comparison.ratio
+    return Measured.within(ratio, "× the time of 4 bits", found.comparison.a), f"{reason} of {bandwidth / 1e9:.1f} GB/s"
+
+
+@pytest.fixture
+def peaks(gemma, tiny):
+    """Return how far predicted and measured peaks are apart, in percent, for each model and library."""
+    from gemma_bench.experiments.speed import Config, measure
+
+    off = {}
+    for folder, library, precision in ((tiny, "torch", None), (tiny, "mlx", None), (gemma, "torch", "bfloat16")):
+        what = {"model": str(folder.path), "backend": library, "dtype": precision, "device": "cpu"}
+        record = measure(Config(**what, prompt_tokens=64, new_tokens=16, trials=1))
+        found = max(record.load_live_bytes, record.prefill_live_bytes, record.decode_live_bytes)
+        off[f"{folder.size.name} {library}"] = 100 * abs(record.predicted_peak_bytes / found - 1)
+    return off, ", ".join(f"{name} {percent:.1f} % off" for name, percent in off.items())
+
+
+@pytest.fixture
 def ceiling_shares(gemma, tiny):
     """Return every decode rate that can be measured here in seconds, as a share of the bandwidth's ceiling."""
     from gemma_bench.measure.bandwidth import read_bandwidth_bytes_per_s

@@ -234,3 +234,14 @@ def slower_with_length():
 
 def peak_with_the_allocator_s_cache():
     return _study(lambda table: table.peak_bytes.update({"mlx 4-bit": 9.1e9}))
+
+
+def four_bits_without_its_kernel():
+    from gemma_bench.measure import matvec
+
+    right = matvec.int4_times
+    return patch.object(matvec, "int4_times", lambda *arrays: [right(*arrays) for _ in range(8)][-1])
+
+
+def activations_forgotten():
+    return patch("gemma_bench.measure.peak._in_flight", lambda *_: 0)
