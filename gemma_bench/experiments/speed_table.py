@@ -64,6 +64,7 @@ STUDY = Config(
         Row(model="270m", backend="torch", dtype="bfloat16"),
         Row(model="270m", backend="torch", dtype="float32"),
         Row(model="270m", backend="mlx", dtype="bfloat16"),
+        Row(model="270m-4bit", backend="torch"),
         Row(model="270m-4bit", backend="mlx"),
     ),
     new_tokens=8,
