@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gemma_bench.claims import Measured
 from gemma_bench.core.intervals import median_interval
+from gemma_bench.core.known_machines import REPORTED_WORKING_SETS_GIB
 
 _DATA = Path(__file__).parent / "data"
 
@@ -39,7 +40,7 @@ def report_cache_gb() -> dict[str, float]:
 
 def working_set_percents() -> list[float]:
     """Return the share of memory that the GPU may use, for every Mac that someone reported."""
-    return [100 * float(row["working_set_gib"]) / float(row["memory_gib"]) for row in table("apple_working_set")]
+    return [100 * usable / memory for memory, usable in REPORTED_WORKING_SETS_GIB.items()]
 
 
 def release_month(citation: str) -> int:

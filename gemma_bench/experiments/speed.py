@@ -135,7 +135,7 @@ def run(
     before, start, energy = read_state(other_bench_pid), time.monotonic(), energy_window(backend.device)
     done, is_complete = _repeat(backend, config, progress)
     energy_j, duration_s = energy(), time.monotonic() - start
-    rates = summary.rates(done)
+    rates, samples = summary.rates(done), tuple(trial.decode_tokens_per_s for trial in done)
     written_count = len(done) * config.new_tokens * config.batch_size
     return SpeedRecord.measured(
         subject(backend, config.seed),
@@ -143,16 +143,14 @@ def run(
         experiment_version=VERSION,
         config_json=config.model_dump_json(),
         scale=scale,
-        samples=tuple(trial.decode_tokens_per_s for trial in done),
+        samples=samples,
         **_request(backend, config),
         **rates,
         **summary.ceiling(backend, workload, rates["decode_tokens_per_s"], bandwidth),
         **summary.memory(backend, workload, meter),
         energy_per_token_j=None if energy_j is None else energy_j / written_count,
         **summary.output(backend, workload, done, reference),
-        broken_rules=tuple(
-            broken_rules(before, read_state(), duration_s, [trial.decode_tokens_per_s for trial in done])
-        ),
+        broken_rules=tuple(broken_rules(before, read_state(), duration_s, samples)),
         is_complete=is_complete,
     )
 

@@ -3,9 +3,9 @@
 from gemma_bench.core.errors import InvalidRunError, UnavailableError
 from gemma_bench.core.known_machines import M3_ULTRA
 from gemma_bench.core.machine import this_machine
-from gemma_bench.experiments.speed import Config, SpeedRecord, run
+from gemma_bench.experiments import speed
+from gemma_bench.experiments.speed import Config, SpeedRecord
 from gemma_bench.measure.validity import require_valid
-from gemma_bench.models.loading import load
 
 ROWS = {
     "mlx 4-bit": Config(model="12b-it-4bit", backend="mlx"),
@@ -31,12 +31,10 @@ def measure() -> tuple[dict[str, list[float]], dict[str, float]]:
 
 
 def _row(config: Config) -> SpeedRecord:
-    backend = load(config.model, config.backend, config.device, config.dtype)
-    logits = backend.numpy(backend.logits([[2, 100, 200]], last_only=True))
-    if not (abs(logits) < float("inf")).all():
-        raise InvalidRunError("wrong output", f"{config.model} in {backend.precision} gives no finite logits")
-    record = run(backend, config, scale="full")
+    record = speed.measure(config, scale="full")
     require_valid(record.broken_rules)
+    if not record.has_finite_logits:
+        raise InvalidRunError("wrong output", f"{config.model} in {record.dtype} gives no finite logits")
     if not record.output_is_correct:
         raise InvalidRunError("wrong output", f"{config.model} is {record.largest_gap_nats} nats off its best tokens")
     return record

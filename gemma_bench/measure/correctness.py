@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import log_softmax
 
-from gemma_bench.measure.throughput import Workload, prefill
+from gemma_bench.measure.throughput import Workload
 from gemma_bench.models.backend import Backend
+from gemma_bench.models.generation import prefill
 
 CHECKED_TOKENS = 32
 LARGEST_GAP_NATS = 0.5

@@ -5,7 +5,6 @@ import numpy as np
 from gemma_bench.models.catalog import Size
 
 BF16_BYTES = 2
-FP32_BYTES = 4
 
 
 def bandwidth_share_percent(bytes_per_token: float, tokens_per_s: float, bandwidth_bytes_per_s: float) -> float:

@@ -2,7 +2,7 @@
 
 from math import prod
 
-from gemma_bench.models.backend import Backend
+from gemma_bench.models.backend import Backend, value_bytes
 from gemma_bench.models.folder import ModelFolder
 from gemma_bench.models.headers import read_headers
 
@@ -26,9 +26,8 @@ def cache_differences(backend: Backend, context_tokens: int, kept_tokens: int) -
     `kept_tokens` is the most that a local layer is said to hold.
     """
     cache, differences = backend.new_cache(), []
-    item_bytes = 4 if backend.precision == "float32" else 2
     for length in range(1, context_tokens + 1):
         backend.logits([[length % backend.size.vocab_size]], cache=cache, last_only=True)
-        formula = backend.size.kv_cache_bytes(length, item_bytes, kept_tokens=min(length, kept_tokens))
+        formula = backend.size.kv_cache_bytes(length, value_bytes(backend), kept_tokens=min(length, kept_tokens))
         differences.append(backend.cache_bytes(cache) - formula)
     return differences

@@ -11,14 +11,9 @@ from gemma_bench.measure.cost import bandwidth_share_percent, step_bytes
 from gemma_bench.measure.memory import MemoryMeter
 from gemma_bench.measure.peak import Load, Peak, predicted_peak
 from gemma_bench.measure.throughput import Trial, Workload, percentile
-from gemma_bench.models.backend import Backend
+from gemma_bench.models.backend import Backend, value_bytes
 
 PHASES = ("load", "prefill", "decode")
-
-
-def value_bytes(backend: Backend) -> int:
-    """Return the bytes of one key, value or activation: quantised models compute in 16 bits."""
-    return 4 if backend.precision == "float32" else 2
 
 
 def rates(trials: Sequence[Trial]) -> dict[str, Any]:

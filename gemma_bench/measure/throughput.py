@@ -12,7 +12,7 @@ from jaxtyping import Int
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.models.backend import Array, Backend, Cache
 from gemma_bench.models.catalog import Size
-from gemma_bench.models.generation import PREFILL_TOKENS
+from gemma_bench.models.generation import prefill
 
 _SAMPLES_FOR_PERCENTILE = {90: 44, 95: 90, 99: 459}
 """Below these a percentile is a guess: binomial bound at 99 % confidence, as MLPerf's LoadGen asks for."""
@@ -135,15 +135,6 @@ def step_by_step(
         yield chosen
         if index + 1 < count:
             logits = backend.logits(chosen[:, None].tolist(), cache=cache, last_only=True)
-
-
-def prefill(backend: Backend, prompt: list[list[int]], cache: Cache) -> Array:
-    """Read prompts of one length piece by piece and return the last position's logits `[batch, 1, vocab]`."""
-    logits = None
-    for start in range(0, len(prompt[0]), PREFILL_TOKENS):
-        pieces = [row[start : start + PREFILL_TOKENS] for row in prompt]
-        logits = backend.logits(pieces, cache=cache, last_only=True)
-    return logits
 
 
 def wait(backend: Backend, chosen: Array) -> Int[np.ndarray, " batch"]:

@@ -99,3 +99,8 @@ def subject(backend: Backend, seed: int | None = None) -> Subject:
         dtype=backend.precision,
         seed=seed,
     )
+
+
+def value_bytes(backend: Backend) -> int:
+    """Return the bytes of one key, value or activation: quantised models compute in 16 bits."""
+    return 4 if backend.precision == "float32" else 2

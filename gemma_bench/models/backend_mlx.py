@@ -12,11 +12,11 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache
 from mlx_lm.models.gemma3_text import Model, ModelArgs
 from mlx_lm.utils import load_model
 
-from gemma_bench.core.errors import BadInputError, UnavailableError, unknown
+from gemma_bench.core.errors import BadInputError
 from gemma_bench.models.backend import Masks
 from gemma_bench.models.catalog import Size
 from gemma_bench.models.folder import ModelFolder
-from gemma_bench.models.inputs import check_masks, cut_to_kept, token_array
+from gemma_bench.models.inputs import check_masks, cut_to_kept, device_here, token_array
 from gemma_bench.models.tokenizer import load_tokenizer
 
 DEVICES = ("cpu", "metal", "cuda")
@@ -153,12 +153,7 @@ def available_devices() -> list[str]:
 
 def checked_device(device: str) -> str:
     """Refuse a device that MLX does not know or this machine does not have."""
-    if device not in DEVICES:
-        raise unknown("device", device, DEVICES)
-    available = available_devices()
-    if device not in available:
-        raise UnavailableError(device, f"device {device!r} is not available here, available: {', '.join(available)}")
-    return device
+    return device_here(device, DEVICES, available_devices())
 
 
 def checked_precision(folder: ModelFolder, precision: str | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from gemma_bench.core.errors import BadInputError
-from gemma_bench.models.backend import Backend
+from gemma_bench.models.backend import Array, Backend, Cache
 from gemma_bench.models.catalog import Size
 from gemma_bench.models.sampling import Greedy, Sampler
 
@@ -46,7 +46,7 @@ def _generate(
     backend: Backend, prompt: list[int], max_tokens: int, sampler: Sampler, stop_tokens: frozenset[int]
 ) -> Iterator[int]:
     choose, cache = sampler.start(), backend.new_cache()
-    logits = prefill(backend, prompt, cache)
+    logits = prefill(backend, [prompt], cache)
     for position in range(len(prompt), len(prompt) + max_tokens):
         token = choose(backend.numpy(logits)[0, -1])
         if token in stop_tokens:
@@ -57,12 +57,12 @@ def _generate(
         logits = backend.logits([[token]], cache=cache, last_only=True)
 
 
-def prefill(backend: Backend, prompt_tokens: Sequence[int], cache: Any) -> Any:
-    """Read a prompt into a cache piece by piece and return the last position's logits `[1, 1, vocab]`."""
+def prefill(backend: Backend, prompts: Sequence[Sequence[int]], cache: Cache) -> Array:
+    """Read prompts of one length piece by piece and return the last position's logits `[batch, 1, vocab]`."""
     logits = None
-    for start in range(0, len(prompt_tokens), PREFILL_TOKENS):
-        piece = prompt_tokens[start : start + PREFILL_TOKENS]
-        logits = backend.logits([piece], cache=cache, last_only=True)
+    for start in range(0, len(prompts[0]), PREFILL_TOKENS):
+        pieces = [prompt[start : start + PREFILL_TOKENS] for prompt in prompts]
+        logits = backend.logits(pieces, cache=cache, last_only=True)
     return logits
 
 

@@ -1,13 +1,22 @@
-"""Checks that both backends share: tokens, room in the context, and masks cut to the keys that a layer still has."""
+"""Checks that all backends share: devices, tokens, room in the context, masks cut to the keys that a layer has."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.errors import BadInputError, UnavailableError, unknown
 from gemma_bench.models.backend import Masks
 from gemma_bench.models.catalog import Size
+
+
+def device_here(device: str, known: Sequence[str], available: Sequence[str]) -> str:
+    """Refuse a device that a library does not know or this machine does not have."""
+    if device not in known:
+        raise unknown("device", device, known)
+    if device not in available:
+        raise UnavailableError(device, f"device {device!r} is not available here, available: {', '.join(available)}")
+    return device
 
 
 def token_array(tokens: Sequence[Sequence[int]], size: Size, read_tokens: int) -> Int[np.ndarray, "batch position"]:

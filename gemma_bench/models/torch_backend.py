@@ -12,11 +12,11 @@ from transformers import DynamicCache, Gemma3ForCausalLM, Gemma3TextConfig
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging
 
-from gemma_bench.core.errors import BadInputError, UnavailableError, unknown
+from gemma_bench.core.errors import BadInputError, unknown
 from gemma_bench.models.backend import Masks
 from gemma_bench.models.catalog import Size
 from gemma_bench.models.folder import ModelFolder
-from gemma_bench.models.inputs import check_masks, cut_to_kept, token_array
+from gemma_bench.models.inputs import check_masks, cut_to_kept, device_here, token_array
 from gemma_bench.models.tokenizer import load_tokenizer
 
 DEVICES = ("cpu", "mps", "cuda")
@@ -143,12 +143,7 @@ def best_device() -> str:
 
 def checked_device(device: str) -> str:
     """Refuse a device that torch does not know or this machine does not have."""
-    if device not in DEVICES:
-        raise unknown("device", device, DEVICES)
-    available = available_devices()
-    if device not in available:
-        raise UnavailableError(device, f"device {device!r} is not available here, available: {', '.join(available)}")
-    return device
+    return device_here(device, DEVICES, available_devices())
 
 
 def load_model(folder: ModelFolder, dtype: torch.dtype) -> Any:

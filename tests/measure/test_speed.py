@@ -75,8 +75,8 @@ def test_a_clock_that_does_not_wait_gives_itself_away(backend, monkeypatch):
 
 def test_a_long_prompt_is_read_in_pieces(backend, monkeypatch):
     whole = run_trial(backend, Workload(prompt_tokens=30, new_tokens=4))
-    for module in ("throughput", "throughput_mlx"):
-        monkeypatch.setattr(f"gemma_bench.measure.{module}.PREFILL_TOKENS", 7)
+    for module in ("models.generation", "measure.throughput_mlx"):
+        monkeypatch.setattr(f"gemma_bench.{module}.PREFILL_TOKENS", 7)
     assert run_trial(backend, Workload(prompt_tokens=30, new_tokens=4)).tokens == whole.tokens
 
 
