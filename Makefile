@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gemma_bench needs Python 3.11 or newer, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,mlx,weights,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,mlx,weights,train,plots,dev]'
 	touch $@
 
 check: $(READY) ## Show this machine and what can run on it

@@ -19,7 +19,7 @@ def test_parameter_counts(judge):
     from gemma_bench.models.catalog import SIZES
     from gemma_bench.models.torch_backend import module_parameter_count
 
-    from published import TEXT_PARAMETERS
+    from published.architecture import TEXT_PARAMETERS
 
     off = {}
     for name, stated in TEXT_PARAMETERS.items():
@@ -125,7 +125,7 @@ def test_sizes(judge):
     """The model comes in 2B, 7B, 12B and 27B: all four sizes exist."""
     from gemma_bench.models.catalog import SIZES
 
-    from published import STUDY_SIZES
+    from published.architecture import STUDY_SIZES
 
     found = [name for name in STUDY_SIZES if name in SIZES]
     judge(Measured.exact(len(found), "of 4 sizes"), exactly(4), f"released are {', '.join(SIZES)}")
@@ -177,7 +177,7 @@ def test_cache_savings(judge):
     """At 32k tokens in bf16, grouped queries cut the 12b cache from 25.8 GB to 12.9 GB and local windows to 2.5 GB, each within 0.05 GB."""
     from gemma_bench.models.catalog import SIZES
 
-    from published import STUDY_CACHE_12B_GB
+    from published.architecture import STUDY_CACHE_12B_GB
 
     size, context = SIZES["12b"], 32_768
     every_head = size.model_copy(update={"num_key_value_heads": size.num_attention_heads})
@@ -234,7 +234,7 @@ def test_report_table_3(judge):
     """The cache sizes of the report's Table 3 are those of an 8-bit windowed cache, within 20 %."""
     from gemma_bench.models.catalog import SIZES
 
-    from published import report_cache_gb
+    from published.architecture import report_cache_gb
 
     context = 32_768
     reported = {SIZES[name]: gb * 1e9 for name, gb in report_cache_gb().items()}
@@ -257,7 +257,7 @@ def test_report_table_3(judge):
 def test_release_month(judge):
     """Gemma 3 was released in May 2025."""
     import sources
-    from published import release_month
+    from published.architecture import release_month
 
     measured = Measured.exact(release_month(sources.GEMMA3_REPORT), "(month of 2025)")
     judge(measured, exactly(5), f"the report appeared with the models: {sources.GEMMA3_REPORT}")

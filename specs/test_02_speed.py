@@ -20,7 +20,8 @@ def test_bandwidth_of_75_tokens(judge):
     from gemma_bench.measure import cost
     from gemma_bench.models.catalog import SIZES
 
-    from published import STUDY_WEIGHTS_BYTES, listed
+    from published import listed
+    from published.speed import STUDY_WEIGHTS_BYTES
 
     sizes = SIZES["12b"].weight_bytes(4, 64), STUDY_WEIGHTS_BYTES
     low, high = (cost.bandwidth_share_percent(size, 75, M3_ULTRA.bandwidth_bytes_per_s) for size in sizes)
@@ -29,11 +30,8 @@ def test_bandwidth_of_75_tokens(judge):
         for name, size in SIZES.items()
     }
     measured = Measured(value=high, low=low, high=high, unit="% of the bandwidth")
-    judge(
-        measured,
-        between(60.5, 62.5),
-        f"from computed and from stated weight bytes; ceilings in tok/s: {listed(ceilings)}",
-    )
+    reason = f"from computed and from stated weight bytes; ceilings in tok/s: {listed(ceilings)}"
+    judge(measured, between(60.5, 62.5), reason)
 
 
 @claim(
@@ -70,7 +68,7 @@ def test_weights_in_cache(judge):
     """6.8 GB of weights fit entirely in the GPU's cache."""
     from gemma_bench.core import known_machines
 
-    from published import STUDY_WEIGHTS_BYTES
+    from published.speed import STUDY_WEIGHTS_BYTES
 
     ratio = STUDY_WEIGHTS_BYTES / known_machines.M3_ULTRA.cache_bytes
     reason = "the system-level cache is about 96 MB (inferred from two M3 Max dies of 48 MB)"
@@ -108,7 +106,7 @@ def test_gain_of_4_bits(judge):
     """The 2.7× reported for 4-bit over 16-bit decoding is below the most that bandwidth allows, 16/4.5 = 3.56×."""
     from gemma_bench.models import catalog
 
-    from published import STUDY_GAIN_OF_4_BITS
+    from published.speed import STUDY_GAIN_OF_4_BITS
 
     most = 16 / catalog.bits_per_weight(4, 64)
     judge(Measured.exact(STUDY_GAIN_OF_4_BITS, "× 16-bit"), at_most(most), "4-bit costs 4.5 bits, its scales included")
@@ -285,9 +283,9 @@ def test_m3_ultra_is_steady(judge, study_table):
 )
 def test_one_working_set_fraction(judge):
     """One fraction, about 75 % of memory, is usable by the GPU on every Mac: reports differ by at most 2 points."""
-    import published
+    from published import speed
 
-    percents = published.working_set_percents()
+    percents = speed.working_set_percents()
     reason = f"reported: {', '.join(f'{percent:.0f} %' for percent in sorted(percents))}; ask the system at run time"
     judge(Measured.exact(max(percents) - min(percents), "points between Macs"), at_most(2), reason)
 

@@ -46,7 +46,8 @@ def claim(
     """Make a test function the spec of a claim; the first sentence of its docstring is the claim.
 
     Arguments are literals or names from `sources.py`, so that `--contents` reads them without importing the spec.
-    `faults` names functions in the `faults.py` beside the spec: known-bad variants that the check must catch.
+    `faults` names functions in `faults.py`, or in a module of `faults/`, beside the spec: known-bad variants that the
+    check must catch.
     """
     fields = {"id": id, "version": version, "headline": headline, "kind": kind, "source": source, "scale": scale}
 

@@ -58,12 +58,21 @@ def spec_files(paths: Iterable[Path]) -> Iterator[Path]:
                 yield file
 
 
+def fault_files(spec_file: Path) -> list[Path]:
+    """Return the modules that hold a spec's faults: `faults.py` beside it, or every module of `faults/`."""
+    alone = spec_file.with_name("faults.py")
+    return [alone] if alone.exists() else sorted(spec_file.with_name("faults").glob("*.py"))
+
+
 def _specs_of(file: Path) -> Iterator[Spec | MistakeError]:
     try:
         tree = _module(file)
-        names, faults = _constants(file.with_name("sources.py")), _functions(file.with_name("faults.py"))
+        names, faults = _constants(file.with_name("sources.py")), _faults(file)
     except SyntaxError as error:
         yield MistakeError(Path(error.filename or file), error.lineno or 1, f"is not Python: {error.msg}")
+        return
+    except MistakeError as mistake:
+        yield mistake
         return
     seen: set[str] = set()
     for node in ast.walk(tree):
@@ -103,7 +112,7 @@ def _claim(node: ast.FunctionDef, call: ast.Call, file: Path, names: dict[str, s
         raise MistakeError(file, call.lineno, f"claim {fields.get('id')}, {field}: {first['msg']}{got}") from error
     if unknown := [fault for fault in made.faults if fault not in faults]:
         raise MistakeError(
-            file, call.lineno, f"claim {made.id}: no function {unknown[0]} in {file.with_name('faults.py')}"
+            file, call.lineno, f"claim {made.id}: no function {unknown[0]} in {file.with_name('faults.py')} or faults/"
         )
     return made
 
@@ -134,8 +143,15 @@ def _constants(file: Path) -> dict[str, str]:
     }
 
 
-def _functions(file: Path) -> set[str]:
-    return {node.name for node in _module(file).body if isinstance(node, ast.FunctionDef)}
+def _faults(spec_file: Path) -> set[str]:
+    found: set[str] = set()
+    for file in fault_files(spec_file):
+        functions = {node.name: node for node in _module(file).body if isinstance(node, ast.FunctionDef)}
+        public = {name for name in functions if not name.startswith("_")}
+        if twice := sorted(public & found):
+            raise MistakeError(file, functions[twice[0]].lineno, f"fault {twice[0]} stands in another module too")
+        found |= public
+    return found
 
 
 def _module(file: Path) -> ast.Module:

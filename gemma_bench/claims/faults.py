@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gemma_bench.claims.contents import fault_files
 from gemma_bench.claims.verdict import Judgement
 from gemma_bench.core.errors import DamagedFileError
 from gemma_bench.core.files import write_text
@@ -19,10 +20,9 @@ BASELINE = "baseline"
 
 
 def planted(name: str, spec_file: Path) -> AbstractContextManager[object]:
-    """Return the context manager that plants a fault of the `faults.py` beside a spec."""
-    fault: Callable[[], AbstractContextManager[object]] = getattr(
-        _faults_module(spec_file.with_name("faults.py")), name
-    )
+    """Return the context manager that plants a fault of the `faults.py`, or of a module of `faults/`, beside a spec."""
+    modules = map(_faults_module, fault_files(spec_file))
+    fault: Callable[[], AbstractContextManager[object]] = next(filter(None, (getattr(m, name, None) for m in modules)))
     return fault()
 
 

@@ -40,6 +40,19 @@ def test_a_claim_is_read_without_being_imported(written):
     assert (specs[0].function, specs[0].line) == ("test_things", 5)
 
 
+def test_faults_may_stand_in_a_module_per_chapter_each_name_once(tmp_path, written):
+    (tmp_path / "faults.py").unlink()
+    (tmp_path / "faults").mkdir()
+    for module in ("cooking", "sorting"):
+        (tmp_path / "faults" / f"{module}.py").write_text(f"def broken_{module}(): ...\ndef _shared(): ...\n")
+    specs, mistakes = written(spec(faults='["broken_sorting"]'))
+    assert len(specs) == 1
+    assert not mistakes
+    (tmp_path / "faults" / "twice.py").write_text("def broken_sorting(): ...\n")
+    specs, mistakes = written(spec(faults='["broken_sorting"]'))
+    assert "twice.py:1: fault broken_sorting stands in another module too" in str(mistakes[0])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

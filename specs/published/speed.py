@@ -1,56 +1,17 @@
-"""Published figures that specs compute with; the tables are beside this file, under `data/`."""
-
-import csv
-from pathlib import Path
+"""Published figures of chapter 2."""
 
 from gemma_bench.claims import Measured
 from gemma_bench.core.intervals import median_interval
 from gemma_bench.core.known_machines import REPORTED_WORKING_SETS_GIB
 
-_DATA = Path(__file__).parent / "data"
-
-TEXT_PARAMETERS = {
-    "270m": 268_098_176,
-    "1b": 999_885_952,
-    "4b": 3_880_099_328,
-    "12b": 11_765_788_416,
-    "27b": 27_009_002_240,
-}
-STUDY_SIZES = ("2b", "7b", "12b", "27b")
 STUDY_MEMORY_GB = {"12b": 48, "27b": 108}
 STUDY_WEIGHTS_BYTES = 6.8e9
 STUDY_GAIN_OF_4_BITS = 2.7
-STUDY_CACHE_12B_GB = (25.8, 12.9, 2.5)
-"""At 32k tokens in bf16: every head its own keys, grouped queries, grouped queries and local windows."""
-
-
-def table(name: str) -> list[dict[str, str]]:
-    """Read one published table, a dict per row."""
-    with (_DATA / f"{name}.csv").open(encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def report_cache_gb() -> dict[str, float]:
-    """Return the KV cache that the report's Table 3 implies: weights and cache minus weights."""
-    return {
-        row["model"]: float(row["bf16_weights_and_cache_gb"]) - float(row["bf16_weights_gb"])
-        for row in table("gemma3_report_table3")
-    }
 
 
 def working_set_percents() -> list[float]:
     """Return the share of memory that the GPU may use, for every Mac that someone reported."""
     return [100 * usable / memory for memory, usable in REPORTED_WORKING_SETS_GIB.items()]
-
-
-def release_month(citation: str) -> int:
-    """Return the month in an arXiv id: `arXiv:2503.19786v1` is of March 2025."""
-    return int(citation.partition("arXiv:")[2][2:4])
-
-
-def listed(figures: dict[str, int]) -> str:
-    """Write figures by name: `270m 512, 1b 512`."""
-    return ", ".join(f"{name} {figure:,}" for name, figure in figures.items())
 
 
 class StudyTable:

@@ -1,0 +1,1 @@
+"""One paper, one file: relora, rank_one, set_block."""

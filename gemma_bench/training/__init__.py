@@ -1,0 +1,1 @@
+"""Training: data, adapters, the trainer."""

@@ -1,0 +1,132 @@
+"""Known-bad variants of chapter 2: each returns a context manager under which a check must reverse its verdict."""
+
+from unittest.mock import patch
+
+from gemma_bench.core import known_machines
+from gemma_bench.models import catalog
+from gemma_bench.models.catalog import Size
+
+
+def _m3_ultra(**fields):
+    return patch.object(known_machines, "M3_ULTRA", known_machines.M3_ULTRA.model_copy(update=fields))
+
+
+def gib_taken_for_gb():
+    from gemma_bench.measure import cost
+
+    share = cost.bandwidth_share_percent
+    return patch.object(cost, "bandwidth_share_percent", lambda size, *rest: share(size * 2**30 / 1e9, *rest))
+
+
+def sixteen_bits_at_four_bytes():
+    right = Size.weight_bytes
+    return patch.object(Size, "weight_bytes", lambda size, bits, group=None: right(size, max(bits, 32), group))
+
+
+def four_bytes_a_parameter():
+    return sixteen_bits_at_four_bytes()
+
+
+def eight_bits_taken_for_four():
+    right = catalog.bits_per_weight
+    return patch.object(catalog, "bits_per_weight", lambda bits, group_size: right(2 * bits, group_size))
+
+
+def cache_of_8_gb():
+    return _m3_ultra(cache_bytes=8_000_000_000)
+
+
+def group_of_32():
+    from gemma_bench.models import convert_mlx
+
+    right = convert_mlx.convert
+    return patch.object(convert_mlx, "convert", lambda folder, bits, group_size, where: right(folder, bits, 32, where))
+
+
+def biases_left_out():
+    from gemma_bench.measure import storage
+
+    read = storage.read_headers
+
+    def without_biases(path):
+        return {name: header for name, header in read(path).items() if not name.endswith(".biases")}
+
+    return patch.object(storage, "read_headers", without_biases)
+
+
+def macs_of_64_to_192_gb_only():
+    return patch("published.speed.working_set_percents", lambda: [75.0, 75.0, 75.0])
+
+
+def one_byte_a_parameter():
+    return patch("gemma_bench.measure.cost.BF16_BYTES", 1)
+
+
+def two_bytes_a_quantised_weight():
+    return patch.object(catalog, "bits_per_weight", lambda bits, group_size: 16)
+
+
+def cores_taken_for_devices():
+    return _m3_ultra(gpu_devices_count=known_machines.M3_ULTRA.gpu_cores_count)
+
+
+def bandwidth_of_one_die():
+    return _m3_ultra(bandwidth_bytes_per_s=known_machines.M3_ULTRA.bandwidth_bytes_per_s / 2)
+
+
+def clock_in_microseconds():
+    from gemma_bench.measure import throughput
+
+    right = throughput.clock
+    return patch.object(throughput, "clock", lambda: right() // 1000)
+
+
+def bias_left_in():
+    return patch("gemma_bench.measure.throughput_mlx.without_bias", lambda rate, count: rate)
+
+
+def _study(change):
+    from published import speed
+
+    right = speed.study_table()
+    change(right)
+    return patch.object(speed, "study_table", lambda: right)
+
+
+def _slowed(*rows, by=0.5):
+    def slow(table):
+        for row in rows or table.rates:
+            table.rates[row] = [by * rate for rate in table.rates[row]]
+
+    return _study(slow)
+
+
+def throttled_to_half():
+    return _slowed()
+
+
+def only_4_bit_throttled():
+    return _slowed("mlx 4-bit")
+
+
+def only_mps_throttled():
+    return _slowed("mps 16-bit")
+
+
+def slower_with_length():
+    return _slowed("mlx 4-bit long", by=0.8)
+
+
+def peak_with_the_allocator_s_cache():
+    return _study(lambda table: table.peak_bytes.update({"mlx 4-bit": 9.1e9}))
+
+
+def four_bits_without_its_kernel():
+    from gemma_bench.measure import matvec
+
+    right = matvec.int4_times
+    return patch.object(matvec, "int4_times", lambda *arrays: [right(*arrays) for _ in range(8)][-1])
+
+
+def activations_forgotten():
+    return patch("gemma_bench.measure.peak._in_flight", lambda *_: 0)
