@@ -142,8 +142,8 @@ def test_sizes(judge):
 )
 def test_nothing_beyond_the_window(judge, local_influence):
     """In a local layer, a token beyond the window has no influence on the output."""
-    beyond, reason = local_influence
-    judge(Measured.exact(beyond, "(largest change of a logit)"), exactly(0), reason)
+    beyond, reason, subject = local_influence
+    judge(Measured.exact(beyond, "(largest change of a logit)"), exactly(0), reason, subject=subject)
 
 
 @claim(
@@ -169,7 +169,7 @@ def test_cache_bytes(judge, cache_differences):
     version=1,
     headline=ARCHITECTURE,
     kind="arithmetic",
-    source=GEMMA3_REPORT,
+    source=STUDY,
     expect="holds",
     faults=["cache_without_windows"],
 )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Kind = Literal["identity", "arithmetic", "measured", "recorded", "hardware"]
 Scale = Literal["fixture", "study", "long", "full"]
@@ -21,11 +21,11 @@ class Claim(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str
-    version: int
-    headline: str
+    id: str = Field(pattern=r"^[A-Z][A-Z0-9]*-[0-9]+$")
+    version: int = Field(ge=1)
+    headline: str = Field(min_length=1)
     kind: Kind
-    source: str
+    source: str = Field(min_length=1)
     scale: Scale = "fixture"
     expect: Expectation
     faults: tuple[str, ...]

@@ -13,7 +13,7 @@ from gemma_bench.claims.contents import read_specs
 from gemma_bench.claims.evidence import JUDGEMENT, RECORD, SUBJECT, StaleRecordError
 from gemma_bench.claims.faults import BASELINE
 from gemma_bench.claims.ledger import Ledger
-from gemma_bench.claims.run import ClaimRun
+from gemma_bench.claims.run import COULD_NOT_RUN, ClaimRun
 from gemma_bench.claims.verdict import Allowed, Measured, decide
 from gemma_bench.core.errors import GemmaBenchError, UnavailableError
 from gemma_bench.core.records import AnyRecord, Subject, newest_record
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     option = config.option
     if option.record and (option.keyword or option.markexpr):
-        raise pytest.UsageError("--record keeps the whole ledger: leave out -k and -m")
+        pytest.exit("--record keeps the whole ledger: leave out -k and -m", COULD_NOT_RUN)
     config.pluginmanager.register(ClaimRun(config), "gemma_bench.claims.run")
 
 
@@ -56,7 +56,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     try:
         specs, mistakes = read_specs([Path(argument) for argument in config.args])
     except GemmaBenchError as error:
-        raise pytest.UsageError(str(error)) from error
+        sys.stderr.write(f"error: {error}\n")
+        return COULD_NOT_RUN
     headline = None
     for spec in specs:
         if spec.claim.headline != headline:
@@ -65,7 +66,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         sys.stdout.write(f"  {spec.claim.id:<9} {spec.claim.kind:<10} {spec.claim.scale:<7} {spec.claim.sentence}\n")
     for mistake in mistakes:
         sys.stdout.write(f"error: {mistake}\n")
-    return 2 if mistakes else 0
+    return COULD_NOT_RUN if mistakes else 0
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gemma_bench.core.intervals import Interval
 from gemma_bench.core.units import number
@@ -36,7 +36,7 @@ class Measured(BaseModel):
     value: float
     low: float
     high: float
-    unit: str
+    unit: str = Field(min_length=1)
     samples: tuple[float, ...] = ()
 
     @model_validator(mode="after")
@@ -69,10 +69,18 @@ class Allowed(BaseModel):
     low: float | None = None
     high: float | None = None
 
+    @model_validator(mode="after")
+    def _excludes_something(self) -> Self:
+        if self.low is None and self.high is None:
+            raise ValueError("a check that allows anything cannot fail: give a low or a high end")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"the low end must not be above the high end, got {self.low} … {self.high}")
+        return self
+
     def __str__(self) -> str:
         """Write the range as a reader would: `= 512`, `≥ 75`, `≤ 0.0001`, `6.46 … 7.14`."""
         if self.low is None:
-            return "anything" if self.high is None else f"≤ {number(self.high)}"
+            return f"≤ {number(self.high)}" if self.high is not None else ""
         if self.high is None:
             return f"≥ {number(self.low)}"
         return f"= {number(self.low)}" if self.low == self.high else f"{number(self.low)} … {number(self.high)}"

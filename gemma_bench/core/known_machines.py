@@ -24,8 +24,8 @@ M3_ULTRA = KnownMachine(
     id="m3ultra-80c-256gb",
     bandwidth_bytes_per_s=819e9,
     cache_bytes=96_000_000,  # inferred: twice the 48 MB reported for each of the two M3 Max dies
-    memory_bytes=256_000_000_000,
-    working_set_bytes=239_000_000_000,  # read off such a machine by others; may include a raised limit
+    memory_bytes=256 * GIB,  # sold as GB, counted in GiB
+    working_set_bytes=239 * GIB,  # read off such a machine by others; may include a raised limit
     gpu_cores_count=80,
     gpu_devices_count=1,  # both dies are one Metal device; MLX and torch see one
 )

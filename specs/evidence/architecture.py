@@ -13,24 +13,24 @@ def local_influence(tmp_path):
     """
     from gemma_bench.core.errors import InvalidRunError
     from gemma_bench.measure.influence import influence
+    from gemma_bench.models.backend import subject
     from gemma_bench.models.catalog import TINY
     from gemma_bench.models.loading import load
     from gemma_bench.models.tiny import random_folder
 
     window, position, tokens = TINY.sliding_window, 3, range(20, 60)
-    local, everywhere = (
-        influence(load(random_folder(tmp_path / name, TINY.model_copy(update=shape))), tokens, position)
-        for name, shape in (
-            ("local", {"num_hidden_layers": 1}),
-            ("global", {"num_hidden_layers": 1, "sliding_window_pattern": 1}),
-        )
+    windowed, unbounded = (
+        load(random_folder(tmp_path / name, TINY.model_copy(update={"num_hidden_layers": 1, **shape})))
+        for name, shape in (("local", {}), ("global", {"sliding_window_pattern": 1}))
     )
+    local, everywhere = (influence(backend, tokens, position) for backend in (windowed, unbounded))
     last, beyond = local[position + window - 1], local[position + window :].max()
     if not (last > 0 and everywhere[position:].min() > 0):
         raise InvalidRunError("control", "the token has no influence inside the window or through a global layer")
     return (
         beyond,
         f"the last token inside moves logits by {last:.2g}, a global layer by {everywhere[-1]:.2g} at the end",
+        subject(windowed),
     )
 
 

@@ -23,5 +23,6 @@ def report_cache_gb() -> dict[str, float]:
 
 
 def release_month(citation: str) -> int:
-    """Return the month in an arXiv id: `arXiv:2503.19786v1` is of March 2025."""
-    return int(citation.partition("arXiv:")[2][2:4])
+    """Return the month of 2025 in an arXiv id, 13 for the next January: `arXiv:2503.19786v1` is of month 3."""
+    year, month = (int(citation.partition("arXiv:")[2][at : at + 2]) for at in (0, 2))
+    return 12 * (year - 25) + month
