@@ -1,13 +1,24 @@
-"""How likely a model finds a text: per token, and as perplexity."""
+"""How likely a model finds a text: per token, per sequence of a batch, and as perplexity."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import log_softmax
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.models.backend import Backend
+
+Sequences = Int[np.ndarray, "sequence position"]
+
+TokenNats = Callable[[Sequences], Float[np.ndarray, "sequence predicted"]]
+"""Returns −log p (nats) of the last tokens of each sequence, given those before.
+
+All of them where a start token is read first; else all but the first, which is given.
+"""
+
+LogProbabilities = Callable[[Sequences], Float[np.ndarray, "sequence position vocab"]]
+"""Returns the log-probabilities (nats) of what follows each token."""
 
 _CHUNK_TOKENS = 256
 """Logits of a whole text would not fit: 1,024 tokens of a 262,144-word vocabulary are 1.07 GB in float32."""
@@ -35,3 +46,39 @@ def token_nats(backend: Backend, tokens: Sequence[int]) -> Float[np.ndarray, " p
 def perplexity(backend: Backend, tokens: Sequence[int]) -> float:
     """Return exp of the mean −log p per predicted token."""
     return float(np.exp(token_nats(backend, tokens).mean()))
+
+
+def from_log_probabilities(function: LogProbabilities) -> TokenNats:
+    """Score with any function from tokens to next-token log-probabilities; the first token is given."""
+
+    def score(tokens: Sequences) -> Float[np.ndarray, "sequence predicted"]:
+        if tokens.shape[1] < 2:  # noqa: PLR2004
+            raise BadInputError(
+                f"sequences must have at least 2 tokens where the first is given, got {tokens.shape[1]}"
+            )
+        found = function(tokens)[:, :-1]
+        picked: np.ndarray = np.take_along_axis(found, tokens[:, 1:, None], axis=-1)
+        return -picked[..., 0].astype(np.float64)
+
+    return score
+
+
+def of_backend(backend: Backend) -> TokenNats:
+    """Score with a loaded Gemma 3, in any library and precision; every token counts, `<bos>` is read before the first.
+
+    Short sequences share a pass, long ones are read in chunks, so that logits never take more than 256 tokens' room.
+    """
+    start = backend.tokenizer.bos_token_id
+
+    def score(tokens: Sequences) -> Float[np.ndarray, "sequence position"]:
+        read = np.concatenate([np.full((len(tokens), 1), start, tokens.dtype), tokens], axis=1)
+        width = read.shape[1]
+        if width > _CHUNK_TOKENS:
+            return np.stack([token_nats(backend, row.tolist()) for row in read])
+        rows = _CHUNK_TOKENS // width
+        next_token = from_log_probabilities(
+            lambda part: log_softmax(backend.numpy(backend.logits(part.tolist())), axis=-1)
+        )
+        return np.concatenate([next_token(read[first : first + rows]) for first in range(0, len(read), rows)])
+
+    return score
