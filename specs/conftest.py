@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["evidence.architecture", "evidence.speed"]
+pytest_plugins = ["evidence.architecture", "evidence.speed", "evidence.set_block"]
 
 
 def pytest_collection_modifyitems(items):

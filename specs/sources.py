@@ -3,6 +3,7 @@
 # Headlines
 ARCHITECTURE = "Gemma 3 is built as described"
 SPEED = "75 tok/s, 4-bit, M3 Ultra"
+SET_BLOCK = "3–5× faster decoding, no loss"
 
 # Sources of the claims
 STUDY = "Gemma Deep Architecture Study on M3 Ultra, 2025-09-12"
@@ -12,3 +13,8 @@ MLX_QUANTIZE = "mlx 0.32.4, mlx.core.quantize: affine, one scale and one bias pe
 APPLE_M3_ULTRA = "Apple M3 Ultra, technical specifications, March 2025 (819 GB/s; 80 GPU cores; 256 GB)"
 MLX_LM = "mlx-lm 0.32.2, generate.py: generation_tps is tokens over the time since the first of them"
 ROOFLINE = "Williams, Waterman, Patterson, Roofline, Communications of the ACM 52(4), 2009"
+SET_BLOCK_PAPER = "Gat et al., Set Block Decoding is a Language Model Inference Accelerator, arXiv:2509.04185v1"
+EB_SAMPLER = (
+    "Ben-Hamu et al., Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking, arXiv:2505.24857"
+)
+FAST_DLLM = "Wu et al., Fast-dLLM, arXiv:2505.22618: the largest n with (n + 1)(1 − c_n) < f"

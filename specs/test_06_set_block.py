@@ -1,0 +1,91 @@
+"""Chapter 6, set block decoding: how many forward passes can a block save."""
+
+from gemma_bench.claims import Measured, at_least, claim, exactly
+
+from sources import EB_SAMPLER, FAST_DLLM, SET_BLOCK, SET_BLOCK_PAPER
+
+
+@claim(
+    id="SBD-3",
+    version=1,
+    headline=SET_BLOCK,
+    kind="identity",
+    source=EB_SAMPLER,
+    expect="holds",
+    faults=["largest_entropy_counted", "entropies_unsorted", "bits_for_nats"],
+)
+def test_entropy_bounded_sampler(judge, sampler_disagreements):
+    """The sampler fixes the largest sorted set with ΣH − max H ≤ γ: one token at γ = 0, all at γ = ∞."""
+    off, reason = sampler_disagreements
+    judge(Measured.exact(off, "blocks off"), exactly(0), reason)
+
+
+@claim(
+    id="SBD-7",
+    version=1,
+    headline=SET_BLOCK,
+    kind="arithmetic",
+    source=SET_BLOCK_PAPER,
+    expect="holds",
+    faults=["printed_code_mended", "printed_code_left"],
+)
+def test_roofline_table(judge):
+    """All 224 cells of the paper's roofline follow from its printed code, 163 change once its widths are mended, and 16 tokens then still cost at most 1.11 of one up to batch 16."""
+    from gemma_bench.measure import roofline
+
+    from published.set_block import ROOFLINE_BLOCK, roofline_cells
+
+    cells = roofline_cells()
+    printed, mended = (
+        {cell: roofline.slowdown(shape, *cell) for cell in cells} for shape in (roofline.PRINTED, roofline.MENDED)
+    )
+    off = sum(abs(printed[cell] - cells[cell]) > 0.0005 for cell in cells)
+    changed = sum(abs(mended[cell] - cells[cell]) > 0.0005 for cell in cells)
+    costs = [cost for (_, block, _), cost in mended.items() if block == ROOFLINE_BLOCK]
+    dear = sum(cost > 1.11 for cost in costs)
+    reason = f"{len(cells)} cells, {changed} change when mended; a block of 16 then costs {max(costs):.3f} at most"
+    judge(Measured.exact(off + abs(changed - 163) + dear, "cells off"), exactly(0), reason)
+
+
+@claim(
+    id="SBD-8",
+    version=1,
+    headline=SET_BLOCK,
+    kind="arithmetic",
+    source=SET_BLOCK_PAPER,
+    expect="refuted",
+    faults=["chat_tasks_left_out"],
+)
+def test_three_times_without_loss(judge):
+    """At the γ that keeps accuracy, every task of the paper takes at least 3 times fewer passes."""
+    from published import set_block
+
+    savings = set_block.savings_without_loss()
+    least, most = min(savings, key=savings.get), max(savings, key=savings.get)
+    losses = " and ".join(f"{set_block.largest_loss_points(gamma):.1f} at the {gamma}" for gamma in ("low", "high"))
+    reason = (
+        f"least {least}, most {savings[most]} ({most}); mean {sum(savings.values()) / len(savings):.2f}; the worst task "
+        f"loses {losses} γ, in points"
+    )
+    judge(Measured.exact(savings[least], "× fewer passes"), at_least(3), reason)
+
+
+@claim(
+    id="SBD-10",
+    version=1,
+    headline=SET_BLOCK,
+    kind="arithmetic",
+    source=FAST_DLLM,
+    expect="refuted",
+    faults=["factor_rule_as_corrected"],
+)
+def test_printed_factor_rule(judge):
+    """The Factor rule as appendix B.1 prints it, (n + 1)·c_n < f, fixes more tokens of a block the surer they are."""
+    import numpy as np
+
+    from published import set_block
+
+    costs = (set_block.printed_factor_cost(np.full(16, confidence)) for confidence in (0.99, 0.01))
+    sure, unsure = (int((cost < 1).sum()) for cost in costs)
+    reason = f"at f = 1 it fixes {sure} of 16 tokens of confidence 0.99 and {unsure} of confidence 0.01"
+    judge(Measured.exact(sure - unsure, "more tokens"), at_least(1), reason)
