@@ -16,7 +16,7 @@ from gemma_bench.claims.ledger import Ledger
 from gemma_bench.claims.run import COULD_NOT_RUN, ClaimRun
 from gemma_bench.claims.verdict import Allowed, Measured, decide
 from gemma_bench.core.errors import GemmaBenchError, UnavailableError
-from gemma_bench.core.records import AnyRecord, Subject, newest_record
+from gemma_bench.core.records import AnyRecord, Subject, anything, clean_records, newest_record
 
 MARKERS = (
     "hardware: a claim about a named machine",
@@ -95,21 +95,27 @@ def judge(request: pytest.FixtureRequest) -> Callable[..., None]:
 def recorded(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Return the newest clean record of an experiment: `recorded("capacity_scaling", CapacityRecord, version=2)`.
 
-    Without one the claim is `not run`; one that another version of the experiment made leaves it `stale`.
+    `where=lambda record: record.scale == "study"` chooses among configurations. Without one the claim is `not run`, or
+    `stale` where other versions of the experiment left some.
     """
     root = request.config.rootpath
 
-    def newest(experiment: str, kind: type[AnyRecord], *, version: int) -> AnyRecord:
-        found = newest_record(root / "results", experiment, kind)
-        if found is None:
-            raise UnavailableError("record", f"no clean record of experiment {experiment} under results/records")
-        path, record = found
-        request.node.stash[RECORD] = path.relative_to(root).as_posix()
-        if record.experiment_version != version:
-            raise StaleRecordError(
-                f"{path.name} is of version {record.experiment_version}, the experiment is at {version}"
-            )
-        return record
+    def newest(
+        experiment: str, kind: type[AnyRecord], *, version: int, where: Callable[[AnyRecord], bool] = anything
+    ) -> AnyRecord:
+        found = newest_record(root / "results", experiment, kind, version=version, where=where)
+        if found is not None:
+            path, record = found
+            request.node.stash[RECORD] = path.relative_to(root).as_posix()
+            return record
+        for path, other in clean_records(root / "results", experiment):
+            if other.experiment_version != version:
+                request.node.stash[RECORD] = path.relative_to(root).as_posix()
+                raise StaleRecordError(
+                    f"{path.name} is of version {other.experiment_version}, the experiment is at {version}"
+                )
+        which = "" if where is anything else ", of the configuration that the claim is about,"
+        raise UnavailableError("record", f"no clean record of experiment {experiment}{which} under results/records")
 
     return newest
 

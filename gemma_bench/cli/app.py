@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from gemma_bench.cli import analyze, bench, claims, machine, models
+from gemma_bench.cli import analyze, bench, claims, experiments, machine, models
 from gemma_bench.cli.console import errors
 from gemma_bench.core.errors import GemmaBenchError
 
@@ -22,6 +22,8 @@ app.command("download")(models.download)
 app.command("convert")(models.convert)
 app.command("generate")(models.generate)
 app.command("bench")(bench.bench)
+app.command("experiments")(experiments.menu)
+app.command("run")(experiments.run)
 app.add_typer(analyze.app, name="analyze")
 app.add_typer(claims.app, name="claims")
 app.command("ledger")(claims.ledger)

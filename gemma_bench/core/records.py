@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,6 +70,12 @@ class Record(Subject):
         return f"{stamp}-{self.machine_id}-{(self.commit or 'nocommit')[:8]}-{config}.json"
 
 
+class BareRecord(Record):
+    """What every record holds, whatever its experiment adds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
@@ -106,11 +112,36 @@ def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
     return read_model(path, kind, "record", schema_field="schema_version")
 
 
-def newest_record(results: Path, experiment: str, kind: type[AnyRecord]) -> tuple[Path, AnyRecord] | None:
-    """Return the newest record of an experiment that a clean commit made, or `None`."""
-    paths = sorted((results / "records" / experiment).glob("*.json"), reverse=True)
-    found = ((path, read_record(path, kind)) for path in paths)
-    return next((pair for pair in found if pair[1].commit_is_clean), None)
+def anything(_: object) -> bool:
+    """Choose every record."""
+    return True
+
+
+def newest_record(
+    results: Path,
+    experiment: str,
+    kind: type[AnyRecord],
+    *,
+    version: int | None = None,
+    where: Callable[[AnyRecord], bool] = anything,
+) -> tuple[Path, AnyRecord] | None:
+    """Return the newest record of an experiment that a clean commit made, or `None`.
+
+    With `version` only records of that version of the experiment are read, with `where` only those that it chooses:
+    `where=lambda record: record.scale == "study"`.
+    """
+    for path, bare in clean_records(results, experiment):
+        if version in (None, bare.experiment_version) and where(record := read_record(path, kind)):
+            return path, record
+    return None
+
+
+def clean_records(results: Path, experiment: str) -> Iterator[tuple[Path, BareRecord]]:
+    """Yield what all records have in common of those that clean commits made, the newest first."""
+    for path in sorted((results / "records" / experiment).glob("*.json"), reverse=True):
+        bare = read_record(path, BareRecord)
+        if bare.commit_is_clean:
+            yield path, bare
 
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -146,9 +177,15 @@ def _library_versions() -> Iterator[tuple[str, str]]:
 
 
 def _commit() -> tuple[str | None, bool]:
-    """Return the commit of the checkout we run in and whether its tracked files are unchanged."""
+    """Return the commit of the checkout we run in and whether its tracked files are unchanged.
+
+    A plain copy of a clean checkout knows no commit; who made it may name it in `GEMMA_BENCH_COMMIT`.
+    """
     commit = _git("rev-parse", "HEAD")
-    return commit, commit is not None and _git("status", "--porcelain", "--untracked-files=no") == ""
+    if commit is None:
+        named = os.environ.get("GEMMA_BENCH_COMMIT")
+        return named, named is not None
+    return commit, _git("status", "--porcelain", "--untracked-files=no") == ""
 
 
 def _git(*arguments: str) -> str | None:

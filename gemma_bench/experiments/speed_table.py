@@ -72,6 +72,8 @@ STUDY = Config(
 )
 """Minutes on two cores: MLX's CPU build is slow in 4 bits."""
 
+MINUTES = {"fixture": 0.5, "study": 4}
+
 
 class TableRecord(Record):
     """One row of the table; `samples` are its decode rates, one per round, in the order of the rounds.

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import ConfigDict
 
 from gemma_bench.claims.claim import SCALES, Kind
 from gemma_bench.claims.ledger import Ledger
@@ -13,7 +12,7 @@ from gemma_bench.claims.table import catches_text, measured_text
 from gemma_bench.claims.verdict import Verdict
 from gemma_bench.core.errors import DamagedFileError
 from gemma_bench.core.files import write_text
-from gemma_bench.core.records import Record, read_record
+from gemma_bench.core.records import BareRecord, read_record
 from gemma_bench.core.units import GIB, number
 from gemma_bench.report.interval_plot import PLOT_WIDTH, STRIP_HEIGHT, Strip, plot_of
 
@@ -26,12 +25,6 @@ GLYPHS = {
     Verdict.STALE: "↻",
     Verdict.BROKEN: "‼",
 }
-
-
-class BareRecord(Record):
-    """What every record holds, whatever its experiment adds."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 def read_records(ledger: Ledger, root: Path) -> dict[str, Mapping[str, Any] | str]:

@@ -227,23 +227,42 @@ def test_a(judge, recorded):
 '''
 
 
-def test_a_recorded_claim_is_judged_from_the_newest_record(project):
+def keep_speed(project, day, version, rate, scale="study"):
     from gemma_bench.core.records import Record, Subject, write_record
 
+    record = Record.measured(
+        Subject(), experiment="speed", experiment_version=version, config_json="{}", scale=scale, samples=(rate,)
+    ).model_copy(update={"date_utc": f"2026-01-0{day}T00:00:00Z", "commit": "a" * 40, "commit_is_clean": True})
+    return write_record(record, project.root / "results").relative_to(project.root).as_posix()
+
+
+def test_a_recorded_claim_is_judged_from_the_newest_record_of_its_version(project):
     project.write("test_speed", RECORDED)
     project.write("faults", "def slow(): ...\n")
     project.pytest()
     assert ledger(project)["A-1"]["reason"] == "record: no clean record of experiment speed under results/records"
-    for day, version, rate in ((1, 2, 80.0), (2, 1, 70.0)):
-        record = Record.measured(
-            Subject(), experiment="speed", experiment_version=version, config_json="{}", scale="study", samples=(rate,)
-        ).model_copy(update={"date_utc": f"2026-01-0{day}T00:00:00Z", "commit": "a" * 40, "commit_is_clean": True})
-        path = write_record(record, project.root / "results")
+    old = keep_speed(project, 1, version=1, rate=70.0)
+    assert project.pytest("specs", "--strict-claims").returncode == 3
+    line = ledger(project)["A-1"]
+    assert (line["verdict"], line["record"]) == ("stale", old)
+    for day, rate, verdict in ((2, 80.0, "holds"), (3, 70.0, "refuted")):
+        path = keep_speed(project, day, version=2, rate=rate)
         project.pytest()
         line = ledger(project)["A-1"]
-        assert line["verdict"] == {2: "holds", 1: "stale"}[version]
-        assert line["record"] == path.relative_to(project.root).as_posix()
-    assert project.pytest("specs", "--strict-claims").returncode == 3
+        assert (line["verdict"], line["record"]) == (verdict, path)
+
+
+def test_a_recorded_claim_chooses_the_scale_that_it_is_about(project):
+    choose = "version=2, where=lambda record: record.scale == 'study'"
+    project.write("test_speed", RECORDED.replace("version=2", choose))
+    project.write("faults", "def slow(): ...\n")
+    keep_speed(project, 3, version=2, rate=70.0, scale="fixture")
+    project.pytest()
+    assert "of the configuration that the claim is about" in ledger(project)["A-1"]["reason"]
+    study = keep_speed(project, 1, version=2, rate=80.0)
+    project.pytest()
+    line = ledger(project)["A-1"]
+    assert (line["verdict"], line["record"]) == ("holds", study)
 
 
 def test_record_keeps_ledger_and_evidence_under_results(project):

@@ -79,3 +79,43 @@ def test_the_newest_record_of_a_clean_commit_counts(tmp_path):
     found = newest_record(tmp_path, "speed", Speed)
     assert found is not None
     assert found[1] == new
+
+
+def test_a_claim_chooses_the_configuration_and_the_version_of_its_record(tmp_path):
+    clean = {"commit": "a" * 40, "commit_is_clean": True}
+    study, fixture, older = (
+        speed(scale=scale, experiment_version=version).model_copy(
+            update={**clean, "date_utc": f"2026-01-0{day}T00:00:00Z"}
+        )
+        for day, scale, version in ((1, "study", 2), (2, "fixture", 2), (3, "study", 1))
+    )
+    for record in (study, fixture, older):
+        write_record(record, tmp_path)
+
+    def newest(**choice):
+        found = newest_record(tmp_path, "speed", Speed, **choice)
+        return found and found[1]
+
+    assert newest() == older
+    assert newest(version=2) == fixture
+    assert newest(version=2, where=lambda record: record.scale == "study") == study
+    assert newest(where=lambda record: record.scale == "full") is None
+
+
+def test_records_of_another_version_are_not_read_for_their_fields(tmp_path):
+    grown = speed(experiment_version=2).model_copy(update={"commit": "a" * 40, "commit_is_clean": True})
+    path = write_record(grown, tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "a_field_of_version_2": 1}))
+    assert newest_record(tmp_path, "speed", Speed, version=1) is None
+    with pytest.raises(DamagedFileError, match="a_field_of_version_2"):
+        newest_record(tmp_path, "speed", Speed, version=2)
+
+
+def test_a_copy_without_git_knows_no_commit_unless_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert (speed().commit, speed().commit_is_clean) == (None, False)
+    monkeypatch.setenv("GEMMA_BENCH_COMMIT", "b" * 40)
+    assert (speed().commit, speed().commit_is_clean) == ("b" * 40, True)
+    monkeypatch.setenv("PATH", "")
+    assert speed().commit == "b" * 40

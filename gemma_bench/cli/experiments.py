@@ -1,0 +1,157 @@
+"""`experiments` and `run`: the menu of questions, and one of them asked on this machine."""
+
+import json as text
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from gemma_bench.cli.console import Json, errors, output, print_json, progress_bar
+from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.files import Progress, explained, write_text
+from gemma_bench.core.records import Record, clean_records, write_record
+from gemma_bench.experiments.index import Experiment, experiments, find
+
+_STATE = Path("build/state")
+_LINE_EVERY_S = 20
+
+Results = Annotated[Path, typer.Option("--results", help="The folder of the records.")]
+
+
+def menu(results: Results = Path("results"), json: Json = False) -> None:
+    """List the experiments: the question, the scales with their minutes, the newest record."""
+    rows = [_row(experiment, results) for experiment in experiments().values()]
+    if json:
+        print_json(rows)
+        return
+    table = Table("name", "question", "scales", "newest record")
+    for row in rows:
+        scales = (_minutes(scale, minutes) for scale, minutes in row["minutes"].items())
+        table.add_row(row["name"], row["question"], "\n".join(scales), row["newest"] or "none")
+    output.print(table)
+
+
+def _row(experiment: Experiment, results: Path) -> dict[str, Any]:
+    path, newest = next(clean_records(results, experiment.name), (None, None))
+    return {
+        "name": experiment.name,
+        "question": experiment.question,
+        "minutes": experiment.minutes,
+        "newest_record": path and path.as_posix(),
+        "newest": newest and f"{newest.date_utc[:10]}, {newest.scale}, {newest.machine_id}",
+    }
+
+
+def _minutes(scale: str, minutes: float | None) -> str:
+    return scale if minutes is None else f"{scale} {minutes:g} min"
+
+
+def run(
+    name: Annotated[str, typer.Argument(help="An experiment; `gemma-bench experiments` lists them.")],
+    scale: Annotated[str, typer.Option(help="fixture, study, long or full.")] = "fixture",
+    device: Annotated[str | None, typer.Option(help="cpu, mps or cuda, where the experiment can use it.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on where an interrupted run of the same scale stopped.")] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Run an experiment and write its records; Ctrl-C keeps those that are finished."""
+    experiment = find(name)
+    experiment.check_scale(scale)
+    _check_writable(results)
+    module = experiment.module()
+    config = getattr(module, scale.upper())
+    options = _device(experiment, module, device)
+    state = _state(experiment, module, scale, config.model_dump_json(), resume)
+    if state is not None:
+        options["state"] = state
+    minutes = experiment.minutes[scale]
+    output.print(f"{name}, {scale}: {'no estimate' if minutes is None else f'about {minutes:g} minutes'}")
+    with _progress() as progress:
+        _write(module.run(config, scale=scale, progress=progress, **options), results)
+    if state is not None:
+        shutil.rmtree(state)
+
+
+def _write(records: Iterator[Record], results: Path) -> None:
+    """Write each record as soon as it is there."""
+    count = 0
+    try:
+        for record in records:
+            path = write_record(record, results)
+            count += 1
+            output.print(f"record: {path}", highlight=False, soft_wrap=True)
+            for rule in getattr(record, "broken_rules", ()):
+                errors.print(f"invalid: {rule}", style="yellow", highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        errors.print(f"{count} finished records are kept", style="yellow", highlight=False)
+        raise
+
+
+def _check_writable(results: Path) -> None:
+    """Find out before the work that its records can be written."""
+    folder = results / "records"
+    probe = folder / ".probe"
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+
+
+def _device(experiment: Experiment, module: ModuleType, device: str | None) -> dict[str, Any]:
+    """Return the device as an option of `run`, checked before anything is built there."""
+    if device is None:
+        return {}
+    if "device" not in signature(module.run).parameters:
+        raise BadInputError(f"{experiment.name} chooses its devices itself: leave out --device")
+    from gemma_bench.models.torch_backend import checked_device
+
+    return {"device": checked_device(device)}
+
+
+def _state(experiment: Experiment, module: ModuleType, scale: str, config: str, resume: bool) -> Path | None:
+    """Return the folder where a long experiment keeps what it has done, or `None` if it keeps nothing.
+
+    A request that is not the one that began there is refused: half of each would be neither.
+    """
+    if "state" not in signature(module.run).parameters:
+        if resume:
+            raise BadInputError(f"{experiment.name} keeps no state to resume from: run it without --resume")
+        return None
+    folder = _STATE / f"{experiment.name}-{scale}"
+    request, began = text.dumps([module.VERSION, text.loads(config)]), folder / "request.json"
+    if began.exists():
+        if not resume:
+            raise BadInputError(f"{folder} holds an interrupted run: go on with --resume, or remove the folder")
+        if began.read_text(encoding="utf-8") != request:
+            raise BadInputError(f"{folder} holds a run of another configuration: remove the folder to start anew")
+    else:
+        write_text(began, request)
+    return folder
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Draw a bar in a terminal; in a log write a line now and then."""
+    if errors.is_terminal:
+        with progress_bar() as report:
+            yield report
+        return
+    yield _lines(time.monotonic)
+
+
+def _lines(clock: Callable[[], float]) -> Progress:
+    said_s: dict[str, float] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        if done == total or clock() - said_s.get(what, -_LINE_EVERY_S) >= _LINE_EVERY_S:
+            said_s[what] = clock()
+            sys.stderr.write(f"{what} {done}/{total}\n")
+
+    return report

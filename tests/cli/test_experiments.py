@@ -1,0 +1,151 @@
+"""`experiments` and `run`: a menu, records as they come, and one sentence for whatever is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from pydantic import BaseModel
+
+from gemma_bench.cli import experiments as cli
+from gemma_bench.core.records import Record, Subject
+from gemma_bench.experiments.index import Experiment
+
+
+class Config(BaseModel):
+    steps: int = 3
+
+
+def record(step):
+    provenance = {"experiment": "toy", "experiment_version": 1, "scale": "fixture", "samples": (float(step),)}
+    return Record.measured(Subject(), config_json=json.dumps({"step": step}), **provenance)
+
+
+def counted(config, *, scale, progress):
+    assert scale == "fixture"
+    for step in range(config.steps):
+        progress("counting", step + 1, config.steps)
+        yield record(step)
+
+
+def stopped(config, *, scale, progress):  # noqa: ARG001
+    yield record(0)
+    raise KeyboardInterrupt
+
+
+def long(config, *, scale, state, progress):  # noqa: ARG001
+    done = state / "done"
+    if not done.exists():
+        done.touch()
+        raise KeyboardInterrupt
+    yield record(0)
+
+
+def on_a_device(config, *, scale, device="cpu", progress):  # noqa: ARG001
+    yield record(0).model_copy(update={"accelerator": device})
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """Put an experiment in the menu that only counts, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def install(run, **attributes):
+        module = SimpleNamespace(VERSION=1, Config=Config, FIXTURE=Config(), run=run, **attributes)
+        experiment = Experiment("toy", "how far do we count?", {"fixture": 0.5})
+        monkeypatch.setattr(Experiment, "module", lambda _: module)
+        monkeypatch.setattr(cli, "find", lambda _: experiment)
+        return module
+
+    return install
+
+
+def records(folder):
+    return sorted((folder / "records/toy").glob("*.json"))
+
+
+def test_the_menu_names_question_scales_and_newest_record(gemma_bench, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    rows = {row["name"]: row for row in json.loads(gemma_bench("experiments", "--json").out)}
+    assert set(rows["speed_table"]["minutes"]) >= {"fixture", "study"}
+    assert Path(rows["speed_table"]["newest_record"]).exists()
+    assert "which library and precision decodes fastest" in gemma_bench("experiments").out
+
+
+def test_every_record_is_written_and_named(gemma_bench, toy, tmp_path):
+    toy(counted)
+    done = gemma_bench("run", "toy", "--results", tmp_path / "here")
+    assert done.code == 0
+    assert done.out.startswith("toy, fixture: about 0.5 minutes")
+    assert done.out.count("record: ") == len(records(tmp_path / "here")) == 3
+    assert "counting 3/3" in done.err
+
+
+def test_an_interruption_keeps_what_is_finished(gemma_bench, toy, tmp_path):
+    toy(stopped)
+    done = gemma_bench("run", "toy")
+    assert (done.code, len(records(tmp_path / "results"))) == (130, 1)
+    assert "1 finished records are kept" in done.err
+
+
+def test_a_long_run_goes_on_where_it_stopped_and_leaves_no_state(gemma_bench, toy, tmp_path):
+    toy(long)
+    assert gemma_bench("run", "toy").code == 130
+    again = gemma_bench("run", "toy")
+    assert (again.code, "go on with --resume" in " ".join(again.err.split())) == (2, True)
+    assert gemma_bench("run", "toy", "--resume").code == 0
+    assert len(records(tmp_path / "results")) == 1
+    assert list((tmp_path / "build/state").iterdir()) == []
+
+
+def test_a_resume_of_another_configuration_is_refused(gemma_bench, toy):
+    module = toy(long)
+    assert gemma_bench("run", "toy").code == 130
+    module.FIXTURE = Config(steps=4)
+    done = gemma_bench("run", "toy", "--resume")
+    assert (done.code, "of another configuration" in " ".join(done.err.split())) == (2, True)
+
+
+def test_a_device_is_checked_and_handed_on(gemma_bench, toy, tmp_path):
+    toy(on_a_device)
+    assert gemma_bench("run", "toy", "--device", "cpu").code == 0
+    assert json.loads(records(tmp_path / "results")[0].read_text())["accelerator"] == "cpu"
+    done = gemma_bench("run", "toy", "--device", "tpu")
+    assert (done.code, "unknown device 'tpu'" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--scale", "huge"], "unknown scale of toy 'huge', expected one of fixture"),
+        (["--device", "cpu"], "toy chooses its devices itself: leave out --device"),
+        (["--resume"], "toy keeps no state to resume from"),
+        (["--results", "file"], "cannot write file/records: Not a directory"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(gemma_bench, toy, tmp_path, options, sentence):
+    toy(counted)
+    (tmp_path / "file").touch()
+    done = gemma_bench("run", "toy", *options)
+    assert (done.code, done.out) == (2, "")
+    assert sentence in " ".join(done.err.split())
+
+
+def test_an_unknown_experiment_lists_the_known_ones(gemma_bench):
+    done = gemma_bench("run", "spead_table")
+    assert (done.code, "speed_table" in done.err) == (2, True)
+
+
+def test_ctrl_c_of_a_real_run_exits_130(started, tmp_path):
+    environment = {**os.environ, "GEMMA_BENCH_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    gemma_bench = [sys.executable, "-m", "gemma_bench"]
+    subprocess.run([*gemma_bench, "download", "tiny"], env=environment, check=True, capture_output=True)
+    command = [*gemma_bench, "run", "speed_table", "--results", str(tmp_path / "results")]
+    running = started(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert running.stdout.readline().startswith("speed_table, fixture")
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) == 130
