@@ -63,7 +63,7 @@ def _finish(partial: Path, folder: ModelFolder, progress: Progress) -> None:
     quantization = {key: config[key] for key in ("quantization", "quantization_config") if key in config}
     ours = {**folder.size.config(), "torch_dtype": "bfloat16", **quantization}
     (partial / "config.json").write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
-    seal_folder(partial, folder.size, folder.origin, progress)
+    seal_folder(partial, folder.size, folder.origin, progress, mask_token=folder.mask_token)
 
 
 def _check(folder: ModelFolder, bits: int, group_size: int) -> None:

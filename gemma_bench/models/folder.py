@@ -38,6 +38,7 @@ class Manifest(BaseModel):
     origin: str
     bits: int | None
     group_size: int | None
+    mask_token: int | None = None
     files: dict[str, FileDigest]
 
 
@@ -47,6 +48,7 @@ class ModelFolder:
 
     `dtype` is the type of its floating-point tensors; `bits` and `group_size` are set where it is quantised as MLX does
     it, `is_mixed` where some matrices have others; `sha256` is one digest over the digests of all weight files.
+    `mask_token` is the id that stands for a hidden token, where the model was trained with one.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class ModelFolder:
     group_size: int | None
     sha256: str
     is_mixed: bool = False
+    mask_token: int | None = None
 
     @property
     def precision(self) -> str:
@@ -111,16 +114,19 @@ def open_folder(path: Path, progress: Progress = silent) -> ModelFolder:
         group_size=group_size,
         sha256=hashlib.sha256(weights.encode()).hexdigest(),
         is_mixed=any(grid != (bits, group_size) for grid in own.values()),
+        mask_token=manifest.mask_token if manifest else None,
     )
 
 
-def seal_folder(path: Path, size: Size, origin: str, progress: Progress = silent) -> None:
+def seal_folder(
+    path: Path, size: Size, origin: str, progress: Progress = silent, *, mask_token: int | None = None
+) -> None:
     """Write the manifest of a folder that this package has just made: origin, bits, and every file's digest."""
     bits, group_size = quantization(path, read_config(path))
     names = sorted(file.name for file in path.iterdir() if file.is_file() and file.name not in (MANIFEST, STAMP))
     digests = digests_of(path, names, progress)
     files = {name: FileDigest(sha256=digests[name], bytes=(path / name).stat().st_size) for name in names}
-    manifest = Manifest(size=size, origin=origin, bits=bits, group_size=group_size, files=files)
+    manifest = Manifest(size=size, origin=origin, bits=bits, group_size=group_size, mask_token=mask_token, files=files)
     write_text(path / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
 

@@ -91,7 +91,7 @@ def quantise(
         load_tokenizer(folder.path).save_pretrained(partial)
         tensors = dict(_rounded_tensors(folder, scheme, progress))
         save_file(tensors, partial / "model.safetensors", metadata={"format": "mlx"})
-        seal_folder(partial, folder.size, f"{folder.origin}; {scheme.title}", progress)
+        seal_folder(partial, folder.size, f"{folder.origin}; {scheme.title}", progress, mask_token=folder.mask_token)
     return open_folder(target, progress)
 
 

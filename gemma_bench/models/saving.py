@@ -30,6 +30,7 @@ def save_folder(
     origin: str,
     *,
     dtype: str = "bfloat16",
+    mask_token: int | None = None,
     progress: Progress = silent,
 ) -> ModelFolder:
     """Write a Hugging Face folder with our manifest and open it; a failure or a kill leaves `path` as it was.
@@ -37,7 +38,7 @@ def save_folder(
     `read` is asked for one tensor after the other by its Hugging Face name, so at most one shard is in memory.
     """
     with new_folder(path) as partial:
-        write_folder(partial, size, read, tokenizer, origin, dtype=dtype, progress=progress)
+        write_folder(partial, size, read, tokenizer, origin, dtype=dtype, mask_token=mask_token, progress=progress)
     return open_folder(path, progress)
 
 
@@ -49,6 +50,7 @@ def write_folder(
     origin: str,
     *,
     dtype: str,
+    mask_token: int | None = None,
     progress: Progress = silent,
 ) -> None:
     """Fill an empty folder with configuration, tokenizer, weights and manifest."""
@@ -59,7 +61,7 @@ def write_folder(
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     with_chat_template(tokenizer).save_pretrained(folder)
     _write_weights(folder, size, read, dtype, progress)
-    seal_folder(folder, size, origin, progress)
+    seal_folder(folder, size, origin, progress, mask_token=mask_token)
 
 
 def require_room(folder: Path, needed_bytes: int) -> None:

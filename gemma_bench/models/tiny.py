@@ -18,7 +18,13 @@ _QK_NORM_MEAN = 1.0
 
 
 def random_folder(
-    path: Path, size: Size = TINY, *, seed: int = 0, dtype: str = "float32", progress: Progress = silent
+    path: Path,
+    size: Size = TINY,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    mask_token: int | None = None,
+    progress: Progress = silent,
 ) -> ModelFolder:
     """Write random weights of a size with the byte-level tokenizer; the same seed gives the same bytes."""
     import torch
@@ -30,7 +36,9 @@ def random_folder(
         return random_tensor(name, shapes[name], generator)
 
     origin = f"random weights, seed {seed}"
-    return save_folder(path, size, read, byte_tokenizer(), origin, dtype=dtype, progress=progress)
+    return save_folder(
+        path, size, read, byte_tokenizer(), origin, dtype=dtype, mask_token=mask_token, progress=progress
+    )
 
 
 def random_tensor(name: str, shape: tuple[int, ...], generator: "Generator") -> "Tensor":

@@ -33,6 +33,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny: ModelF
     assert random_folder(tmp_path / "other", seed=1).sha256 != tiny.sha256
 
 
+def test_the_mask_token_of_training_is_kept_through_conversion(tiny: ModelFolder, tmp_path: Path) -> None:
+    from gemma_bench.models.convert_mlx import convert
+
+    masked = random_folder(tmp_path / "masked", mask_token=3)
+    assert (tiny.mask_token, masked.mask_token, open_folder(masked.path).mask_token) == (None, 3, 3)
+    assert convert(masked, 4, 64, tmp_path / "masked-4bit").mask_token == 3
+
+
 def test_a_size_of_ones_own_opens_again(tmp_path: Path) -> None:
     size = TINY.model_copy(update={"name": "mine", "num_hidden_layers": 7, "sliding_window": 4})
     assert random_folder(tmp_path / "mine", size, dtype="bfloat16").size == size
