@@ -12,8 +12,8 @@ from gemma_bench.core.records import Record
 from gemma_bench.measure import summary
 from gemma_bench.measure.bandwidth import bandwidth_under
 from gemma_bench.measure.energy import energy_window
-from gemma_bench.measure.memory import MemoryMeter, allocator_of
-from gemma_bench.measure.throughput import Trial, Workload, read_before, steps_of, trials
+from gemma_bench.measure.memory import MemoryMeter, allocator_of, watched, weigh
+from gemma_bench.measure.throughput import Trial, Workload, trials
 from gemma_bench.measure.turn import turn
 from gemma_bench.measure.validity import broken_rules, read_state
 from gemma_bench.models.backend import Backend, subject
@@ -153,24 +153,6 @@ def run(
         broken_rules=tuple(broken_rules(before, read_state(), duration_s, samples)),
         is_complete=is_complete,
     )
-
-
-def watched(backend: Backend) -> MemoryMeter:
-    """Return a meter for a model that is loaded already."""
-    meter = MemoryMeter(allocator_of(backend.name, backend.device))
-    meter.allocator.adopt(backend)
-    return meter
-
-
-def weigh(backend: Backend, workload: Workload, meter: MemoryMeter) -> None:
-    """Read memory over one untimed repetition, which warms up for the others too."""
-    with meter.phase("prefill"):
-        prompt, cache = read_before(backend, workload)
-        steps = steps_of(backend)(backend, prompt, cache, workload.new_tokens)
-        next(steps)
-    with meter.phase("decode"):
-        for _ in steps:
-            pass
 
 
 def _request(backend: Backend, config: Config) -> dict[str, Any]:

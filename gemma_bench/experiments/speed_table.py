@@ -11,7 +11,7 @@ from gemma_bench.core.intervals import Interval, median_interval
 from gemma_bench.core.records import Record
 from gemma_bench.measure import summary
 from gemma_bench.measure.bandwidth import bandwidth_under
-from gemma_bench.measure.throughput import Trial, Workload, run_trial
+from gemma_bench.measure.throughput import Trial, Workload, in_turn, run_trial
 from gemma_bench.measure.turn import turn
 from gemma_bench.measure.validity import broken_rules, read_state
 from gemma_bench.models.backend import Backend, subject
@@ -117,7 +117,8 @@ def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) 
         for backend in backends.values():
             run_trial(backend, _workload(config))
         before = read_state(other_bench_pid)
-        trials = in_turn(backends, _workload(config), config.rounds, progress)
+        cases = {row: (backend, _workload(config)) for row, backend in backends.items()}
+        trials = in_turn(cases, config.rounds, progress)
         after = read_state()
     return tuple(
         _record(
@@ -125,19 +126,6 @@ def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) 
         )
         for row in config.rows
     )
-
-
-def in_turn(
-    backends: Mapping[Row, Backend], workload: Workload, rounds: int, progress: Progress = silent
-) -> dict[Row, list[Trial]]:
-    """Run every row once per round: A B C, then C B A."""
-    trials: dict[Row, list[Trial]] = {row: [] for row in backends}
-    rows = list(backends)
-    for done in range(rounds):
-        for row in rows if done % 2 == 0 else rows[::-1]:
-            trials[row].append(run_trial(backends[row], workload))
-        progress("measuring", done + 1, rounds)
-    return trials
 
 
 def ratio(rates: Sequence[float], over: Sequence[float]) -> Interval:

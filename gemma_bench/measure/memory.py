@@ -9,6 +9,7 @@ from typing import Protocol
 import psutil
 
 from gemma_bench.measure.footprint import footprint_bytes, reset_footprint_peak
+from gemma_bench.measure.throughput import Workload, read_before, steps_of
 from gemma_bench.models.backend import Backend
 
 
@@ -81,6 +82,24 @@ class MemoryMeter:
         self.phases[name] = Memory(
             self.allocator.peak_bytes(), self.allocator.cache_bytes(), footprint_bytes(), self.allocator.limit_bytes()
         )
+
+
+def watched(backend: Backend) -> MemoryMeter:
+    """Return a meter for a model that is loaded already."""
+    meter = MemoryMeter(allocator_of(backend.name, backend.device))
+    meter.allocator.adopt(backend)
+    return meter
+
+
+def weigh(backend: Backend, workload: Workload, meter: MemoryMeter) -> None:
+    """Read memory over one untimed repetition, which warms up for the others too."""
+    with meter.phase("prefill"):
+        prompt, cache = read_before(backend, workload)
+        steps = steps_of(backend)(backend, prompt, cache, workload.new_tokens)
+        next(steps)
+    with meter.phase("decode"):
+        for _ in steps:
+            pass
 
 
 def host_limit_bytes(group: Path = Path("/sys/fs/cgroup/memory.max")) -> int:

@@ -2,14 +2,16 @@
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int
 
 from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.files import Progress, silent
 from gemma_bench.models.backend import Array, Backend, Cache
 from gemma_bench.models.catalog import Size
 from gemma_bench.models.generation import prefill
@@ -91,6 +93,22 @@ def trials(backend: Backend, workload: Workload, count: int, *, warm_up: bool = 
         run_trial(backend, workload)
     for _ in range(count):
         yield run_trial(backend, workload)
+
+
+Name = TypeVar("Name")
+
+
+def in_turn(
+    cases: Mapping[Name, tuple[Backend, Workload]], rounds: int, progress: Progress = silent
+) -> dict[Name, list[Trial]]:
+    """Run every case once per round, A B C and then C B A, so that a machine's moods meet all of them alike."""
+    done: dict[Name, list[Trial]] = {name: [] for name in cases}
+    names = list(cases)
+    for turn in range(rounds):
+        for name in names if turn % 2 == 0 else names[::-1]:
+            done[name].append(run_trial(*cases[name]))
+        progress("measuring", turn + 1, rounds)
+    return done
 
 
 def run_trial(backend: Backend, workload: Workload) -> Trial:

@@ -91,4 +91,4 @@ def study_table(request):
         return speed.study_table()
     from gemma_bench.experiments.study_table import measure
 
-    return speed.StudyTable(*measure())
+    return speed.StudyTable(measure())

@@ -1,5 +1,6 @@
 """Known-bad variants of chapter 2: each returns a context manager under which a check must reverse its verdict."""
 
+from dataclasses import replace
 from unittest.mock import patch
 
 from gemma_bench.core import known_machines
@@ -85,20 +86,16 @@ def bias_left_in():
     return patch("gemma_bench.measure.throughput_mlx.without_bias", lambda rate, count: rate)
 
 
-def _study(change):
+def _study(change, *names):
     from published import speed
 
     right = speed.study_table()
-    change(right)
+    right.rows |= {name: change(right.rows[name]) for name in names or right.rows}
     return patch.object(speed, "study_table", lambda: right)
 
 
-def _slowed(*rows, by=0.5):
-    def slow(table):
-        for row in rows or table.rates:
-            table.rates[row] = [by * rate for rate in table.rates[row]]
-
-    return _study(slow)
+def _slowed(*names, by=0.5):
+    return _study(lambda row: replace(row, rates=tuple(by * rate for rate in row.rates)), *names)
 
 
 def throttled_to_half():
@@ -118,7 +115,7 @@ def slower_with_length():
 
 
 def peak_with_the_allocator_s_cache():
-    return _study(lambda table: table.peak_bytes.update({"mlx 4-bit": 9.1e9}))
+    return _study(lambda row: replace(row, peak_bytes=9_100_000_000), "mlx 4-bit")
 
 
 def four_bits_without_its_kernel():

@@ -1,8 +1,12 @@
 """Published figures of chapter 2."""
 
-from gemma_bench.claims import Measured
+from dataclasses import replace
+
+from gemma_bench.claims import InvalidRunError, Measured
 from gemma_bench.core.intervals import median_interval
 from gemma_bench.core.known_machines import REPORTED_WORKING_SETS_GIB
+from gemma_bench.experiments.study_table import Row
+from gemma_bench.measure.validity import require_valid
 
 STUDY_MEMORY_GB = {"12b": 48, "27b": 108}
 STUDY_WEIGHTS_BYTES = 6.8e9
@@ -15,24 +19,37 @@ def working_set_percents() -> list[float]:
 
 
 class StudyTable:
-    """Decode rates and peaks by row, as samples: measured on the study's machine, or as the study states them."""
+    """The study's rows: measured on its machine, or as it states them; a row that broke a rule is no evidence."""
 
-    def __init__(self, rates: dict[str, list[float]], peak_bytes: dict[str, float]) -> None:
-        """Take decode rates in tok/s and peaks of live memory in bytes."""
-        self.rates, self.peak_bytes = rates, peak_bytes
+    def __init__(self, rows: dict[str, Row]) -> None:
+        """Take decode rates in tok/s, broken rules and the peak of live memory in bytes, by row."""
+        self.rows = rows
 
-    def rate(self, row: str) -> Measured:
+    def rate(self, name: str) -> Measured:
         """Return a row's median rate with its interval."""
-        return Measured.within(median_interval(self.rates[row]), "tok/s", self.rates[row])
+        rates = self._valid(name).rates
+        return Measured.within(median_interval(rates), "tok/s", rates)
 
     def ratio(self, fast: str, slow: str) -> Measured:
         """Return the ratio of two rows that were measured in turn, pair by pair."""
-        pairs = [a / b for a, b in zip(self.rates[fast], self.rates[slow], strict=True)]
+        rates = zip(self._valid(fast).rates, self._valid(slow).rates, strict=True)
+        pairs = [one / other for one, other in rates]
         return Measured.within(median_interval(pairs), "×", pairs)
+
+    def peak(self, name: str) -> Measured:
+        """Return a row's peak of live memory."""
+        peak_bytes = self._valid(name).peak_bytes
+        if peak_bytes is None:
+            raise InvalidRunError("not weighed", f"{name} was not told its peak of live memory")
+        return Measured.exact(peak_bytes / 1e9, "GB")
+
+    def _valid(self, name: str) -> Row:
+        require_valid(self.rows[name].broken_rules)
+        return self.rows[name]
 
 
 def study_table() -> StudyTable:
-    """Return the study's own table, each figure with a spread of half a percent."""
+    """Return the study's own table, each rate with a spread of half a percent."""
     stated = {
         "mlx 4-bit": 75.6,
         "mlx 16-bit": 28,
@@ -41,4 +58,6 @@ def study_table() -> StudyTable:
         "mlx 4-bit long": 75,
     }
     spread = (0.996, 1.0, 1.004, 0.998, 1.002)
-    return StudyTable({row: [rate * part for part in spread] for row, rate in stated.items()}, {"mlx 4-bit": 6.8e9})
+    rows = {name: Row(tuple(rate * part for part in spread)) for name, rate in stated.items()}
+    rows["mlx 4-bit"] = replace(rows["mlx 4-bit"], peak_bytes=6_800_000_000)
+    return StudyTable(rows)

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from gemma_bench.core.records import read_record
-from gemma_bench.experiments import study_table
 from gemma_bench.experiments.speed import SpeedRecord
 from gemma_bench.measure.turn import turn_file
 from gemma_bench.models.catalog import TINY
@@ -159,20 +158,3 @@ def test_a_batch_at_depth_reads_back(gemma_bench):
     assert (said["batch_size_count"], said["depth_count_tokens"]) == (2, 20)
     assert said["step_bytes"] == said["weights_bytes"] + 2 * TINY.kv_cache_bytes(24, 4)
     assert said["output_is_correct"]
-
-
-def test_the_study_s_table_is_measured_only_on_its_machine(monkeypatch):
-    from gemma_bench.core.errors import InvalidRunError, UnavailableError
-
-    with pytest.raises(UnavailableError, match="this claim is about m3ultra-80c-256gb"):
-        study_table.measure()
-    here = study_table.this_machine().model_copy(update={"id": "m3ultra-80c-256gb"})
-    monkeypatch.setattr(study_table, "this_machine", lambda: here)
-    rows = {"mlx 4-bit": study_table.Config(model="tiny", prompt_tokens=8, new_tokens=10, trials=3)}
-    monkeypatch.setattr(study_table, "ROWS", rows)
-    monkeypatch.setattr("gemma_bench.experiments.speed.broken_rules", lambda *_: [])
-    rates, _ = study_table.measure()
-    assert len(rates["mlx 4-bit"]) == 3
-    monkeypatch.setattr("gemma_bench.experiments.speed.broken_rules", lambda *_: ["throttled: 3 thermal events"])
-    with pytest.raises(InvalidRunError, match="3 thermal events"):
-        study_table.measure()

@@ -5,7 +5,6 @@ import pytest
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.records import read_record, write_record
-from gemma_bench.experiments import speed_table
 from gemma_bench.experiments.speed_table import FIXTURE, Config, Row, TableRecord, ratio, run
 
 
@@ -26,14 +25,6 @@ def test_a_record_per_row_and_the_same_tokens_in_all(small, tmp_path):
     paths = {write_record(record, tmp_path) for record in records}
     assert len(paths) == 2
     assert {read_record(path, TableRecord).row for path in paths} == {row.name for row in small.rows}
-
-
-def test_rows_take_turns_forwards_and_backwards(monkeypatch):
-    rows = [Row(model=name, backend="torch") for name in "abc"]
-    said = []
-    monkeypatch.setattr(speed_table, "run_trial", lambda backend, _: said.append(backend))
-    speed_table.in_turn({row: row.model for row in rows}, None, 3)
-    assert "".join(said) == "abccbaabc"
 
 
 def test_a_row_that_writes_other_tokens_is_marked(small, monkeypatch):

@@ -35,6 +35,13 @@ def test_a_trial_writes_the_tokens_that_generate_writes(backend):
     assert list(np.diff(trial.token_ns) > 0) == [True] * 9
 
 
+def test_cases_take_turns_forwards_and_backwards(monkeypatch):
+    said = []
+    monkeypatch.setattr(throughput, "run_trial", lambda backend, _: said.append(backend))
+    throughput.in_turn({name: (name, None) for name in "abc"}, 3)
+    assert "".join(said) == "abccbaabc"
+
+
 def test_depth_and_prompt_are_one_text(backend):
     whole = run_trial(backend, Workload(prompt_tokens=20, new_tokens=5))
     split = run_trial(backend, Workload(prompt_tokens=8, new_tokens=5, depth_tokens=12))
