@@ -1,0 +1,91 @@
+"""Text to train on that every machine has: the running Python's own library, as bytes or as a model's tokens."""
+
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gemma_bench.core.errors import BadInputError
+from gemma_bench.models.tokenizer import SPECIAL_TOKENS
+
+_HELD_OUT_EVERY = 10
+_LEFT_OUT = {"site-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Two streams of token ids that share no file."""
+
+    train: Int[Tensor, " token"]
+    held_out: Int[Tensor, " token"]
+
+
+def python_files() -> tuple[list[Path], list[Path]]:
+    """Return the standard library's `*.py` without its tests, in order of their names; every tenth is held out."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = sorted(path for path in root.rglob("*.py") if not _LEFT_OUT & set(path.relative_to(root).parts))
+    held_out = found[_HELD_OUT_EVERY - 1 :: _HELD_OUT_EVERY]
+    kept_apart = set(held_out)
+    return [path for path in found if path not in kept_apart], held_out
+
+
+def python_sources() -> Corpus:
+    """Return Python's own sources byte by byte, in the tiny tokenizer's ids: `<bos>`, then 6 + byte, for each file."""
+    train, held_out = (torch.cat([_byte_ids(path) for path in files]) for files in python_files())
+    return Corpus(train, held_out)
+
+
+def python_tokens(tokenizer: Any, token_count: int) -> Corpus:
+    """Return the first `token_count` training tokens of Python's own sources and a tenth as many held out."""
+    train, held_out = python_files()
+    return Corpus(_tokens(train, tokenizer, token_count), _tokens(held_out, tokenizer, token_count // _HELD_OUT_EVERY))
+
+
+def _byte_ids(path: Path) -> Int[Tensor, " token"]:
+    shifted = np.frombuffer(path.read_bytes(), dtype=np.uint8).astype(np.int16) + len(SPECIAL_TOKENS)
+    return torch.from_numpy(np.concatenate([[SPECIAL_TOKENS.index("<bos>")], shifted]).astype(np.int16))
+
+
+def _tokens(files: list[Path], tokenizer: Any, token_count: int) -> Int[Tensor, " token"]:
+    ids: list[int] = []
+    for path in files:
+        if len(ids) >= token_count:
+            break
+        ids += tokenizer(path.read_text(encoding="utf-8", errors="replace")).input_ids
+    if len(ids) < token_count:
+        raise BadInputError(f"this Python's own sources have {len(ids):,} tokens, {token_count:,} were asked for")
+    return torch.tensor(ids[:token_count], dtype=torch.int32)
+
+
+class Windows(Dataset[Int[Tensor, " length"]]):
+    """A stream cut into rows of one length, side by side; what is left at the end is dropped."""
+
+    def __init__(self, tokens: Int[Tensor, " token"], length: int) -> None:
+        """Refuse a stream that has not one whole row."""
+        if not 1 < length <= len(tokens):
+            raise BadInputError(f"a window must be between 2 and {len(tokens):,} tokens, got {length}")
+        self.rows = tokens[: len(tokens) // length * length].view(-1, length)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Int[Tensor, " length"]:
+        """Return one row."""
+        return self.rows[index]
+
+    def __getitems__(self, indices: list[int]) -> Int[Tensor, "batch length"]:
+        """Return a batch at once: the data loader asks for it by this name."""
+        return self.rows[indices]
+
+    @staticmethod
+    def collate(rows: Int[Tensor, "batch length"]) -> dict[str, Int[Tensor, "batch length"]]:
+        """Make a batch of which every token but the first is to be predicted."""
+        ids = rows.long()
+        return {"input_ids": ids, "labels": ids}
