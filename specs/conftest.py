@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["evidence.architecture", "evidence.speed", "evidence.set_block"]
+pytest_plugins = [
+    "evidence.architecture",
+    "evidence.capacity",
+    "evidence.set_block",
+    "evidence.speed",
+]
 
 
 def pytest_collection_modifyitems(items):

@@ -4,6 +4,7 @@
 ARCHITECTURE = "Gemma 3 is built as described"
 SPEED = "75 tok/s, 4-bit, M3 Ultra"
 SET_BLOCK = "3–5× faster decoding, no loss"
+CAPACITY = "3.6 bits per parameter"
 
 # Sources of the claims
 STUDY = "Gemma Deep Architecture Study on M3 Ultra, 2025-09-12"
@@ -18,3 +19,4 @@ EB_SAMPLER = (
     "Ben-Hamu et al., Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking, arXiv:2505.24857"
 )
 FAST_DLLM = "Wu et al., Fast-dLLM, arXiv:2505.22618: the largest n with (n + 1)(1 − c_n) < f"
+MORRIS = "Morris et al., How much do language models memorize?, arXiv:2505.24832v3"

@@ -1,8 +1,8 @@
 """How many bits of its data a model holds: what it saves in coding them, over a reference that never saw them.
 
 Source: Morris et al., How much do language models memorize?, arXiv:2505.24832v3, on unintended memorization and on
-synthetic data. A sequence's bits are log2 p(x|model) − log2 p(x|reference). For uniform data the reference is the uniform
-law; for text it is a model, and per sequence only what is above zero counts (the better of both is the code).
+synthetic data. A sequence's bits are log2 p(x|model) − log2 p(x|reference). For uniform data the reference is the
+uniform law; for text it is a model, and per sequence only what is above zero counts (the better of both is the code).
 """
 
 from collections import Counter

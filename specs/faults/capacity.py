@@ -1,0 +1,48 @@
+"""Known-bad variants of chapter 3: each returns a context manager under which a check must reverse its verdict."""
+
+from dataclasses import replace
+from unittest.mock import patch
+
+from gemma_bench.models.catalog import Size
+
+
+def labels_shifted_without_start():
+    from gemma_bench.measure import likelihood
+
+    right = likelihood.of_backend
+    return patch.object(likelihood, "of_backend", lambda backend: lambda tokens: right(backend)(tokens)[:, 1:])
+
+
+def nats_taken_for_bits():
+    from gemma_bench.measure import capacity
+
+    return patch.object(capacity, "bits", lambda nats: nats.sum(axis=1))
+
+
+def below_zero_counted():
+    from gemma_bench.measure import capacity
+
+    return patch.object(capacity, "memorised", lambda saved: saved)
+
+
+def cells_of_3_642():
+    from published import capacity
+
+    rows = capacity.sweeps()
+    cells = [replace(row, expected_bits=min(3.642 * row.parameters, row.data_bits)) for row in rows]
+    return patch.object(capacity, "sweeps", lambda: cells)
+
+
+def law_the_other_way_up():
+    from published import capacity
+
+    return patch.object(capacity, "printed_arguments", lambda row: {"sequences": capacity.recovered_argument(row)})
+
+
+def head_counted_apart():
+    count = Size.parameter_count.fget
+    return patch.object(Size, "parameter_count", property(lambda size: count(size) + size.embedding_parameter_count))
+
+
+def bf16_slope():
+    return patch("published.capacity.BITS_PER_PARAMETER", 3.51)
