@@ -7,6 +7,7 @@ import pytest
 pytest_plugins = [
     "evidence.architecture",
     "evidence.capacity",
+    "evidence.rank_one",
     "evidence.set_block",
     "evidence.speed",
 ]

@@ -1,0 +1,52 @@
+"""Evidence of chapter 5: how small an update can be. In a fault run models and runs are smaller."""
+
+import pytest
+
+
+@pytest.fixture
+def gradient_excess(tiny):
+    """Return how many directions a gradient has beyond its tokens, the worst of all matrices and numbers of tokens.
+
+    At one token every value and feed-forward matrix must have exactly 1 (the gradients of queries and keys are zero
+    there: one token has nothing to choose from). Tokens differ, because layer 0 tells only different ones apart.
+    """
+    import torch
+
+    from gemma_bench.measure.gradient_rank import gradient_spectra
+    from gemma_bench.models.loading import load
+
+    model = load(tiny, "torch", "cpu", "float32").model.double()
+    worst, seen = -1, []
+    for rows, tokens in ((1, 1), (1, 2), (1, 4), (1, 16), (4, 4)):
+        ids = 6 + torch.randperm(256, generator=torch.Generator().manual_seed(rows))[: rows * (tokens + 1)]
+        ranks = {name: found.rank for name, found in gradient_spectra(model, ids.view(rows, -1)).items()}
+        worst = max(worst, *(rank - rows * tokens for rank in ranks.values()))
+        if tokens == 1:
+            alone = [rank for name, rank in ranks.items() if not name.endswith(("q_proj", "k_proj"))]
+            worst = max(worst, *(abs(rank - 1) for rank in alone))
+        queries = min(rank for name, rank in ranks.items() if name.endswith("q_proj"))
+        seen.append(f"{rows} × {tokens} tokens: {max(ranks.values())} (queries {queries})")
+    return worst, "; ".join(seen)
+
+
+@pytest.fixture
+def batch_of_one(gemma, text):
+    """Return the smallest rank of a gradient over one sequence of 64 tokens of real text."""
+    import torch
+
+    from gemma_bench.measure import gradient_rank
+    from gemma_bench.models.backend import subject
+    from gemma_bench.models.loading import load
+
+    backend = load(gemma, "torch", "cpu", "float32")
+    ids = torch.tensor([backend.tokenizer(text).input_ids[:65]])
+    last = backend.size.num_hidden_layers - 1
+    found = gradient_rank.gradient_spectra(backend.model, ids, (0, last // 2, last))
+    ranks = {name: spectrum.rank for name, spectrum in found.items()}
+    stable = sorted(spectrum.stable_rank for spectrum in found.values())
+    widest, narrowest = (pick(ranks, key=ranks.__getitem__) for pick in (max, min))
+    reason = (
+        f"{ids.shape[1] - 1} tokens, {len(ranks)} matrices: from {ranks[narrowest]} ({narrowest}) to {ranks[widest]} "
+        f"({widest}); the stable rank is small, {stable[0]:.1f} to {stable[-1]:.1f}"
+    )
+    return ranks[narrowest], reason, subject(backend)

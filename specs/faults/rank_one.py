@@ -1,0 +1,28 @@
+"""Known-bad variants of chapter 5: each returns a context manager under which a check must reverse its verdict."""
+
+from unittest.mock import patch
+
+
+def weight_decay_in_the_gradient():
+    from gemma_bench.measure import gradient_rank
+
+    right = gradient_rank.next_token_loss
+
+    def decayed(model, ids):
+        weights = gradient_rank.projections(model).values()
+        return right(model, ids) + 0.01 * sum(weight.square().sum() for weight in weights)
+
+    return patch.object(gradient_rank, "next_token_loss", decayed)
+
+
+def rounding_counted_as_rank():
+    from gemma_bench.measure.spectrum import Spectrum
+
+    return patch.object(Spectrum, "rank", property(lambda found: int((found.values > 0).sum())))
+
+
+def sequences_of_one_token():
+    from gemma_bench.measure import gradient_rank
+
+    right = gradient_rank.gradient_spectra
+    return patch.object(gradient_rank, "gradient_spectra", lambda model, ids, *rest: right(model, ids[:, :2], *rest))

@@ -1,0 +1,35 @@
+"""Chapter 5, rank one: how small can an update be."""
+
+from gemma_bench.claims import Measured, claim, exactly
+
+from sources import RANK_ONE, RANK_ONE_ALGEBRA, STUDY
+
+
+@claim(
+    id="RANK1-1",
+    version=1,
+    headline=RANK_ONE,
+    kind="identity",
+    source=RANK_ONE_ALGEBRA,
+    expect="holds",
+    faults=["weight_decay_in_the_gradient", "rounding_counted_as_rank"],
+)
+def test_gradient_rank_is_at_most_the_tokens(judge, gradient_excess):
+    """The gradient of a linear layer has rank at most the number of tokens, and exactly 1 for a single token."""
+    worst, reason = gradient_excess
+    judge(Measured.exact(worst, "directions more than tokens"), exactly(0), reason)
+
+
+@claim(
+    id="RANK1-2",
+    version=1,
+    headline=RANK_ONE,
+    kind="measured",
+    source=STUDY,
+    expect="refuted",
+    faults=["sequences_of_one_token"],
+)
+def test_batch_of_one_is_rank_one(judge, batch_of_one):
+    """With batch size 1, updates are inherently rank 1."""
+    smallest, reason, subject = batch_of_one
+    judge(Measured.exact(smallest, "smallest rank of a gradient"), exactly(1), reason, subject=subject)
