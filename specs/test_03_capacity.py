@@ -74,12 +74,13 @@ def test_membership_law(judge):
 )
 def test_capacity_of_12b(judge):
     """At 3.6 bits per parameter 12B holds about 43.2 Gbit, within 3 %."""
+    from gemma_bench.measure.extrapolation import extrapolate
     from gemma_bench.models.catalog import SIZES
 
     from published import capacity
 
     size = SIZES["12b"]
-    exact = capacity.BITS_PER_PARAMETER * size.parameter_count / 1e9
+    exact = extrapolate(size, capacity.BITS_PER_PARAMETER)["capacity_bits"] / 1e9
     reason = f"{size.parameter_count:,} parameters, a tied head counted once: {exact / 8:.1f} GB"
     reason += "; an extrapolation, for the slope was measured up to 20 million parameters, on random tokens"
     judge(Measured.exact(exact, "Gbit"), within_percent(capacity.STATED_12B_GBIT, 3), reason)

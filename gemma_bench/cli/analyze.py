@@ -4,17 +4,21 @@ from typing import Annotated, Any
 
 import typer
 
+from gemma_bench.cli.capacity import capacity
 from gemma_bench.cli.console import Json, output, print_json
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.known_machines import REPORTED_WORKING_SETS_GIB, working_set_range_bytes
 from gemma_bench.core.units import GIB, gigabytes
 
-app = typer.Typer(help="Compute what needs no run: memory.", no_args_is_help=True)
+app = typer.Typer(help="Compute what needs no run: memory, capacity.", no_args_is_help=True)
 
 
 @app.callback()
 def analyze() -> None:
     """Compute what needs no run."""
+
+
+app.command("capacity")(capacity)
 
 
 @app.command("memory")
