@@ -1,6 +1,6 @@
 """Chapter 5, rank one: how small can an update be."""
 
-from gemma_bench.claims import Measured, claim, exactly
+from gemma_bench.claims import Measured, at_most, claim, exactly
 
 from sources import RANK_ONE, RANK_ONE_ALGEBRA, STUDY
 
@@ -33,3 +33,18 @@ def test_batch_of_one_is_rank_one(judge, batch_of_one):
     """With batch size 1, updates are inherently rank 1."""
     smallest, reason, subject = batch_of_one
     judge(Measured.exact(smallest, "smallest rank of a gradient"), exactly(1), reason, subject=subject)
+
+
+@claim(
+    id="RANK1-3",
+    version=1,
+    headline=RANK_ONE,
+    kind="identity",
+    source=RANK_ONE_ALGEBRA,
+    expect="holds",
+    faults=["b_drawn_at_random", "scale_left_out_of_the_merge"],
+)
+def test_step_from_zero(judge, step_from_zero):
+    """From B = 0 one step of descent moves the weight by exactly −η·s²·G·Aᵀ·A, and A gets no gradient."""
+    worst, reason = step_from_zero
+    judge(Measured.exact(worst, "relative error"), at_most(1e-12), reason)

@@ -50,3 +50,33 @@ def batch_of_one(gemma, text):
         f"({widest}); the stable rank is small, {stable[0]:.1f} to {stable[-1]:.1f}"
     )
     return ranks[narrowest], reason, subject(backend)
+
+
+@pytest.fixture
+def step_from_zero(tiny):
+    """Return how far a merged step of a fresh adapter is from −η·s²·G·Aᵀ·A, and A's share of the gradient."""
+    import torch
+
+    from gemma_bench.measure.gradient_rank import next_token_loss, projections
+    from gemma_bench.models.loading import load
+    from gemma_bench.training import adapters
+
+    model, rate = load(tiny, "torch", "cpu", "float32").model.double(), 0.1
+    ids = torch.randint(6, 262, (2, 17), generator=torch.Generator().manual_seed(0))
+    plain = projections(model)
+    gradients = torch.autograd.grad(next_token_loss(model, ids), list(plain.values()))
+    before = [weight.detach().clone() for weight in plain.values()]
+    adapted = adapters.attach(model, rank=2, dtype=torch.float64)
+    layers = adapters.layers(adapted).values()
+    next_token_loss(adapted.get_base_model(), ids).backward()
+    worst, of_a = 0.0, 0.0
+    for layer, gradient, old in zip(layers, gradients, before, strict=True):
+        (b, a), s = adapters.adapter_parameters(layer), layer.scaling[adapters.ADAPTER]
+        of_a = max(of_a, float(a.grad.norm() / b.grad.norm()))
+        torch.optim.SGD([b, a], lr=rate).step()
+        adapters.merge(layer)
+        expected = -rate * s**2 * gradient @ a.detach().mT @ a.detach()
+        moved = layer.get_base_layer().weight.detach() - old
+        worst = max(worst, float((moved - expected).norm() / expected.norm()))
+    reason = f"weights off by {worst:.1e}, A's gradient over B's at most {of_a:.1e}, {len(before)} matrices in float64"
+    return max(worst, of_a), reason

@@ -26,3 +26,22 @@ def sequences_of_one_token():
 
     right = gradient_rank.gradient_spectra
     return patch.object(gradient_rank, "gradient_spectra", lambda model, ids, *rest: right(model, ids[:, :2], *rest))
+
+
+def b_drawn_at_random():
+    from gemma_bench.training import adapters
+
+    right = adapters.restart
+
+    def restart(layer, generator):
+        right(layer, generator)
+        adapters.adapter_parameters(layer)[0].data.normal_(std=0.02, generator=generator)
+
+    return patch.object(adapters, "restart", restart)
+
+
+def scale_left_out_of_the_merge():
+    from gemma_bench.training import adapters
+
+    right = adapters.add_product
+    return patch.object(adapters, "add_product", lambda linear, b, a, scale: right(linear, b, a))
