@@ -1,8 +1,40 @@
 """Chapter 6, set block decoding: how many forward passes can a block save."""
 
-from gemma_bench.claims import Measured, at_least, claim, exactly
+from gemma_bench.claims import Measured, at_least, at_most, claim, exactly
 
 from sources import EB_SAMPLER, FAST_DLLM, SET_BLOCK, SET_BLOCK_PAPER
+
+
+@claim(
+    id="SBD-1",
+    version=1,
+    headline=SET_BLOCK,
+    kind="identity",
+    source=SET_BLOCK_PAPER,
+    expect="holds",
+    faults=["finished_tokens_see_the_block"],
+)
+def test_the_prefix_is_untouched(judge, prefix_changes):
+    """A block of mask tokens behind a text changes no next-token logit of the text by more than 1e-4, in torch and MLX."""
+    worst = max(prefix_changes, key=prefix_changes.get)
+    reason = f"{worst}; blocks of 1 to 16 behind 20 tokens of the tiny model, whose window is 8"
+    judge(Measured.exact(prefix_changes[worst], "(largest change of a logit)"), at_most(1e-4), reason)
+
+
+@claim(
+    id="SBD-2",
+    version=1,
+    headline=SET_BLOCK,
+    kind="identity",
+    source=SET_BLOCK_PAPER,
+    expect="holds",
+    faults=["blocks_keys_and_values_kept"],
+)
+def test_the_cache_is_exact(judge, cache_changes):
+    """After a block is committed, every key and value is within 1e-4 of a plain causal prefill's, in torch and MLX."""
+    worst = max(cache_changes, key=cache_changes.get)
+    reason = f"{worst}; 40 tokens in blocks of 3 to 16, local layers (window 8) and global ones"
+    judge(Measured.exact(cache_changes[worst], "(largest difference)"), at_most(1e-4), reason)
 
 
 @claim(

@@ -1,6 +1,6 @@
 """Gemma 3 in MLX: mlx_lm's `gemma3_text`, unchanged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -37,11 +37,11 @@ class MlxBackend:
         A quantised folder has one precision, its own (`4bit`); a plain one is cast to any of three.
         """
         self.device = available_devices()[-1] if device is None else checked_device(device)
-        self._stream = mx.cpu if self.device == "cpu" else mx.gpu
+        self.stream = mx.cpu if self.device == "cpu" else mx.gpu
         self.precision = checked_precision(folder, precision)
         self.size, self.folder = folder.size, folder
         self.tokenizer = load_tokenizer(folder.path)
-        with mx.stream(self._stream):
+        with mx.stream(self.stream):
             self.model, _ = load_model(folder.path, lazy=True, model_config=folder.size.config())
             if folder.bits is None and self.precision != folder.dtype:
                 self.model.set_dtype(PRECISIONS[self.precision])
@@ -57,7 +57,7 @@ class MlxBackend:
     ) -> mx.array:
         """Return logits, reading on from the cache and growing it; their computation has begun when this returns."""
         ids = token_array(tokens, self.size, 0 if cache is None else self.read_tokens(cache))
-        with mx.stream(self._stream):
+        with mx.stream(self.stream):
             inputs = mx.array(ids.astype(np.int32))
             hidden = self.model.model(inputs, cache) if masks is None else self._masked(inputs, masks, cache)
             if last_only:
@@ -67,17 +67,20 @@ class MlxBackend:
         return logits
 
     def _masked(self, inputs: mx.array, masks: Masks, cache: Cache | None) -> mx.array:
-        """Run `Gemma3Model.__call__` of mlx_lm with the given masks in place of its own; nothing else differs."""
-        model, queries = self.model.model, inputs.shape[1]
+        queries = inputs.shape[1]
         read_tokens = 0 if cache is None else self.read_tokens(cache)
         check_masks(masks, queries, read_tokens)
-        full = mx.array(masks.full_attention)
-        sliding = mx.array(self._in_slots(masks.sliding_attention, queries, cache))
+        sliding = self._in_slots(masks.sliding_attention, queries, cache)
+        tensors = {"full_attention": mx.array(masks.full_attention), "sliding_attention": mx.array(sliding)}
+        return self.masked_hidden(inputs, tensors, cache or [None] * self.size.num_hidden_layers)
+
+    def masked_hidden(self, inputs: mx.array, masks: Mapping[str, mx.array], caches: Sequence[Any]) -> mx.array:
+        """Run `Gemma3Model.__call__` of mlx_lm with the given masks in place of its own; nothing else differs."""
+        model = self.model.model
         hidden = model.embed_tokens(inputs)
         hidden *= mx.array(self.size.hidden_size**0.5, mx.bfloat16).astype(hidden.dtype)
-        caches: Sequence[Any] = cache or [None] * self.size.num_hidden_layers
         for layer, kind, layer_cache in zip(model.layers, self.size.layer_types, caches, strict=True):
-            hidden = layer(hidden, full if kind == "full_attention" else sliding, layer_cache)
+            hidden = layer(hidden, masks[kind], layer_cache)
         normed: mx.array = model.norm(hidden)
         return normed
 
@@ -127,13 +130,13 @@ class MlxBackend:
 
     def numpy(self, array: mx.array) -> Float[np.ndarray, "*shape"]:
         """Wait for an array and return it in float32."""
-        with mx.stream(self._stream):
+        with mx.stream(self.stream):
             values: np.ndarray = np.array(array.astype(mx.float32))
         return values
 
     def synchronize(self) -> None:
         """Wait for everything that `logits` has begun."""
-        mx.synchronize(mx.default_stream(self._stream))
+        mx.synchronize(mx.default_stream(self.stream))
 
     def peak_memory_bytes(self) -> int | None:
         """Return the peak of MLX's allocator, shared by all that MLX does in this process."""

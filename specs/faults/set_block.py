@@ -66,3 +66,31 @@ def factor_rule_as_corrected():
     from published import set_block
 
     return patch.object(set_block, "printed_factor_cost", block_samplers.factor_cost)
+
+
+def finished_tokens_see_the_block():
+    from gemma_bench.methods.set_block_passes import BlockMasks
+
+    right = BlockMasks.of_pass.__func__
+
+    def wrong(kind, cache, finished, block, window):
+        return right(kind, cache, 0, finished + block, window)
+
+    return patch.object(BlockMasks, "of_pass", classmethod(wrong))
+
+
+def blocks_keys_and_values_kept():
+    from gemma_bench.methods.set_block_torch import TorchBlockCache
+
+    right, written = TorchBlockCache.update, {}
+
+    def wrong(cache, keys, values, layer, *rest):
+        start = cache.kept_tokens
+        stop, before = start + keys.shape[2], written.get((id(cache), layer), 0)
+        if start < before:
+            known = cache.rooms[layer][:, :, :, start : min(before, stop)]
+            keys[:, :, : known.shape[3]], values[:, :, : known.shape[3]] = known[0], known[1]
+        written[id(cache), layer] = max(stop, before)
+        return right(cache, keys, values, layer, *rest)
+
+    return patch.object(TorchBlockCache, "update", wrong)
