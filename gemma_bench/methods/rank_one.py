@@ -1,0 +1,210 @@
+"""How small can an update be: rank-1 adapters, merged every step or every few.
+
+The rule says where an update comes from. A random A with B = 0 makes a step of plain descent the change −η·G·a·aᵀ: a
+sketch of the gradient G, unbiased for a ~ N(0, I), with cosine 1/√n to it. The top singular pair of G is the best
+rank-1 step there is; with error feedback what it leaves out is added to the next gradient. A sign step is a random A
+under Adam with fresh moments. Where a rule needs G itself, hooks read it as the product of output gradients and inputs,
+which the backward pass holds anyway; only error feedback builds it, because it keeps it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from peft.tuners.lora import LoraLayer
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from gemma_bench.core.errors import BadInputError
+from gemma_bench.training import method
+from gemma_bench.training.adapters import PROJECTIONS, adapter_parameters, attach, layers, merge
+from gemma_bench.training.change import CumulativeChange
+from gemma_bench.training.gradients import GradientFactors
+from gemma_bench.training.method import Group, MakeOptimizer, MethodCallback, Moment, Options, Prepared
+from gemma_bench.training.moments import reset_moments
+from gemma_bench.training.schedule import cosine
+from gemma_bench.training.settings import Settings
+
+_POWER_STEPS = 3
+_TINY = 1e-30
+Vector = Float[Tensor, " width"]
+Product = Callable[[Vector], Vector]
+
+
+def descent(groups: list[dict[str, Any]], settings: Settings) -> torch.optim.Optimizer:
+    """Return plain gradient descent."""
+    return torch.optim.SGD(groups, settings.learning_rate)
+
+
+@torch.no_grad()
+def random_a(layer: LoraLayer, generator: Generator) -> None:
+    """Draw A from N(0, 1) and set B to zero."""
+    b, a = adapter_parameters(layer)
+    a.copy_(torch.randn(a.shape, generator=generator))
+    b.zero_()
+
+
+@torch.no_grad()
+def random_b(layer: LoraLayer, generator: Generator) -> None:
+    """Draw B from N(0, 1) and set A to zero."""
+    b, a = adapter_parameters(layer)
+    b.copy_(torch.randn(b.shape, generator=generator))
+    a.zero_()
+
+
+@torch.no_grad()
+def kept_a(layer: LoraLayer, generator: Generator) -> None:  # noqa: ARG001
+    """Set B to zero and leave A, from which the search for the next singular pair starts."""
+    adapter_parameters(layer)[0].zero_()
+
+
+def top_pair(times: Product, transposed_times: Product, start: Vector) -> tuple[Vector, Vector]:
+    """Return σ·u and v of a matrix's largest singular value, by power iteration from a guess of v."""
+    v = start
+    for _ in range(_POWER_STEPS):
+        v = transposed_times(times(v))
+        v = v / v.norm().clamp_min(_TINY)
+    return times(v), v
+
+
+class TopPair:
+    """Turns an adapter towards the top singular pair of its weight's gradient, at the first step of a cycle."""
+
+    state: dict[str, Tensor]
+
+    def __init__(self) -> None:
+        """Remember nothing from step to step."""
+        self.state = {}
+
+    @torch.no_grad()
+    def aim(self, gradients: GradientFactors, found: dict[str, LoraLayer], rate: float, clip_norm: float) -> None:  # noqa: ARG002
+        """Set A to v and B's gradient to G·v = σ·u; their norm over all layers is clipped."""
+        for name, layer in found.items():
+            b, a = adapter_parameters(layer)
+            out, into = gradients.of(name)
+            aimed, v = top_pair(lambda v: out.T @ (into @ v), lambda u: into.T @ (out @ u), a[0])  # noqa: B023
+            a[0], b.grad = v, aimed[:, None].to(b)
+        if clip_norm:
+            nn.utils.clip_grad_norm_([adapter_parameters(layer)[0] for layer in found.values()], clip_norm)
+
+
+class ErrorFeedback(TopPair):
+    """The top pair of gradient plus all that earlier steps left out."""
+
+    @torch.no_grad()
+    def aim(self, gradients: GradientFactors, found: dict[str, LoraLayer], rate: float, clip_norm: float) -> None:
+        """Take the step itself: B = −σ·u of rate·G + residual, which loses what was taken."""
+        wholes = {name: gradients.whole(name) for name in found}
+        norm = torch.stack([whole.norm() for whole in wholes.values()]).norm()
+        share = min(1.0, clip_norm / (float(norm) + 1e-6)) if clip_norm else 1.0
+        for name, layer in found.items():
+            b, a = adapter_parameters(layer)
+            wanted = self.state.setdefault(name, torch.zeros_like(wholes[name])).add_(wholes[name], alpha=rate * share)
+            step, v = top_pair(wanted.mv, wanted.T.mv, a[0])
+            wanted.addr_(step, v, alpha=-1)
+            a[0], b[:, 0], b.grad = v, -step, None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where a rank-1 update comes from: how a cycle begins, what aims it, which optimizer steps."""
+
+    begin: Callable[[LoraLayer, Generator], None]
+    aim: Callable[[], TopPair] | None = None
+    optimizer: MakeOptimizer = descent
+
+
+RULES = {
+    "random_a": Rule(random_a),
+    "random_b": Rule(random_b),
+    "top_pair": Rule(kept_a, TopPair),
+    "error_feedback": Rule(kept_a, ErrorFeedback),
+    "sign": Rule(random_a, optimizer=method.adamw),
+}
+
+
+class RankOne(Options):
+    """Rank-1 adapters of scale 1, merged and begun anew every `merge_freq` steps."""
+
+    name: ClassVar[str] = "rank1"
+    rule: Literal["random_a", "random_b", "top_pair", "error_feedback", "sign"] = Field(
+        "top_pair", description="Where an update comes from."
+    )
+    merge_freq: int = Field(1, ge=1, description="Steps between two merges.")
+    targets: tuple[str, ...] = Field(PROJECTIONS, description="Matrices that are trained.")
+    keep_change: bool = Field(False, description="Keep every merged update, so that their sum's rank can be read.")
+
+    @property
+    def trains_weights(self) -> bool:
+        """Never by an optimizer: merges into 16-bit weights keep what they lose beside them."""
+        return False
+
+    def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
+        """Attach rank-1 adapters; error feedback is defined for a merge at every step only."""
+        if self.rule == "error_feedback" and self.merge_freq != 1:
+            raise BadInputError(f"merge freq must be 1 with error feedback, got {self.merge_freq}")
+        adapted = attach(model, 1, alpha=1, targets=self.targets, seed=settings.seed)
+        groups = [Group(method.all_adapter_parameters(adapted), cosine(settings))]
+        merges = Merges(self, settings.seed + 1)
+        return Prepared(adapted, groups, RULES[self.rule].optimizer, [merges], changes_frozen_weights=True)
+
+
+class Merges(MethodCallback):
+    """Begins, aims and merges the adapters on time."""
+
+    def __init__(self, options: RankOne, seed: int) -> None:
+        """Start with nothing merged."""
+        self.options, self.rule = options, RULES[options.rule]
+        self.aim = self.rule.aim() if self.rule.aim else None
+        self.generator, self.change = Generator().manual_seed(seed), CumulativeChange()
+        self.gradients = GradientFactors()
+
+    def begin(self, now: Moment) -> None:
+        """Draw the first adapters and start to watch gradients where the rule needs them."""
+        found = layers(now.model)
+        if now.step == 0:
+            for layer in found.values():
+                random_a(layer, self.generator)
+                self.rule.begin(layer, self.generator)
+        if self.aim:
+            self.gradients.watch(found)
+
+    def before_gradients(self, now: Moment) -> None:
+        """Look at gradients in the first step of a cycle only."""
+        self.gradients.is_watching = now.step % self.options.merge_freq == 0
+
+    def before_step(self, now: Moment) -> None:
+        """Aim the adapters with the gradients of all batches of this step."""
+        if self.aim and self.gradients.is_watching:
+            self.aim.aim(self.gradients, layers(now.model), now.optimizer.param_groups[0]["lr"], now.clip_norm)
+            self.gradients.clear()
+
+    def after_step(self, now: Moment) -> None:
+        """Merge at the end of a cycle and begin the next one, without memory of this one."""
+        if now.step % self.options.merge_freq:
+            return
+        found = layers(now.model)
+        if self.options.keep_change:
+            self.change.record(found)
+        for layer in found.values():
+            merge(layer)
+            self.rule.begin(layer, self.generator)
+        reset_moments(now.optimizer, method.all_adapter_parameters(now.model))
+
+    def end(self, now: Moment) -> None:  # noqa: ARG002
+        """Stop watching."""
+        self.gradients.stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the random numbers are, what was left out and what was merged."""
+        residual = self.aim.state if self.aim else {}
+        return {"generator": self.generator.get_state(), "residual": residual, "change": self.change.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.generator.set_state(state["generator"])
+        self.change.load_state_dict(state["change"])
+        if self.aim:
+            self.aim.state = dict(state["residual"])

@@ -1,0 +1,145 @@
+"""Checkpoints from which a run goes on bit for bit: written beside their place and renamed, whole or not at all.
+
+One holds what training may have changed: weights and their lower halves, optimizer, schedule, the method's own state,
+random numbers, and the losses not yet in the log. What never changes is not in it and comes from the model again.
+"""
+
+import json
+import pickle
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gemma_bench.core.errors import BadInputError, DamagedFileError, GemmaBenchError
+from gemma_bench.core.files import new_folder, read_text
+from gemma_bench.training.adapters import layers
+from gemma_bench.training.split_weights import LOW_HALF, low_half
+
+if TYPE_CHECKING:
+    from gemma_bench.training.trainer import Trainer
+
+STATE, IDENTITY, COUNTERS = "state.pt", "run.json", "trainer_state.json"
+_PREFIX = "checkpoint-"
+_KEPT = 2
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, the newest last."""
+    found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+
+
+def newest(folder: Path) -> Path:
+    """Return the newest checkpoint of a run."""
+    found = checkpoints(folder)
+    if not found:
+        raise BadInputError(f"nothing to resume: folder {folder} holds no checkpoint")
+    return found[-1]
+
+
+def check_identity(checkpoint: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse to go on with another model, other data or other options; the error names the first difference."""
+    try:
+        was = json.loads(read_text(checkpoint / IDENTITY, "checkpoint"))
+    except ValueError as error:
+        raise DamagedFileError(f"checkpoint {checkpoint / IDENTITY} is not JSON: {error}") from error
+    for name in sorted({*was, *identity}):
+        if was.get(name) != identity.get(name):
+            raise BadInputError(
+                f"cannot resume {checkpoint}: {name} was {was.get(name)!r} there and is {identity.get(name)!r} now"
+            )
+
+
+def save(trainer: "Trainer") -> None:
+    """Write a checkpoint of this very step and drop those before the last two."""
+    folder = Path(trainer.args.output_dir)
+    with new_folder(folder / f"{_PREFIX}{trainer.state.global_step}") as partial:
+        _write(_state(trainer), partial / STATE)
+        trainer.state.save_to_json(str(partial / COUNTERS))
+        (partial / IDENTITY).write_text(json.dumps(trainer.identity, indent=1) + "\n", encoding="utf-8")
+    for old in checkpoints(folder)[:-_KEPT]:
+        shutil.rmtree(old)
+
+
+def _state(trainer: "Trainer") -> dict[str, Any]:
+    return {
+        "weights": changing_weights(trainer),
+        "optimizer": trainer.optimizer.state_dict(),
+        "schedule": trainer.lr_scheduler.state_dict(),
+        "method": [callback.state_dict() for callback in trainer.prepared.callbacks],
+        "random": _random_state(),
+        "pending_loss": trainer._tr_loss,
+        "last_logged_step": trainer._globalstep_last_logged,
+        "logged_loss": trainer._total_loss_scalar,
+    }
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    """Write with torch, whose writer hides the system's error number in a `RuntimeError`."""
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        raise GemmaBenchError(f"cannot write {path.parent}: is the disk full? ({error})") from error
+
+
+def changing_weights(trainer: "Trainer") -> dict[str, Tensor]:
+    """Return all that training may change: what an optimizer owns, and what merges reach."""
+    owned = {id(parameter) for group in trainer.prepared.groups for parameter in group.parameters}
+    found = {name: part.detach() for name, part in trainer.model.named_parameters() if id(part) in owned}
+    if trainer.prepared.changes_frozen_weights:
+        for name, layer in layers(trainer.model).items():
+            plain: Any = layer.get_base_layer()
+            found[f"{name}.weight"] = plain.weight.detach()
+            if plain.weight.dtype is torch.bfloat16:
+                found[f"{name}.{LOW_HALF}"] = low_half(plain)
+    return found
+
+
+def restore_model(trainer: "Trainer", checkpoint: Path) -> None:
+    """Bring weights and the method's state back; the rest waits until the trainer has built what it belongs to."""
+    check_identity(checkpoint, trainer.identity)
+    try:
+        state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise DamagedFileError(f"checkpoint {checkpoint / STATE} cannot be read: {error}") from error
+    with torch.no_grad():
+        for name, tensor in changing_weights(trainer).items():
+            tensor.copy_(state["weights"][name])
+    for callback, method in zip(trainer.prepared.callbacks, state["method"], strict=True):
+        callback.load_state_dict(method)
+    trainer.waiting = state
+
+
+def restore_optimizer(trainer: "Trainer") -> None:
+    """Bring the optimizer's moments and the schedule's place back."""
+    trainer.optimizer.load_state_dict(trainer.waiting["optimizer"])
+    trainer.lr_scheduler.load_state_dict(trainer.waiting["schedule"])
+
+
+def restore_counters(trainer: "Trainer") -> None:
+    """Bring random numbers and the losses that no line of the log has yet back."""
+    state, trainer.waiting = trainer.waiting, {}
+    trainer._tr_loss = state["pending_loss"].to(trainer.args.device)
+    trainer._globalstep_last_logged = state["last_logged_step"]
+    trainer._total_loss_scalar = state["logged_loss"]
+    _set_random_state(state["random"])
+
+
+def _random_state() -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    state = {"python": random.getstate(), "numpy": (kind, np.asarray(keys).tolist(), *rest)}
+    return state | {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
