@@ -15,6 +15,7 @@ from gemma_bench.core.files import write_text
 from gemma_bench.core.records import BareRecord, read_record
 from gemma_bench.core.units import GIB, number
 from gemma_bench.report.interval_plot import PLOT_WIDTH, STRIP_HEIGHT, Strip, plot_of
+from gemma_bench.report.speed_tables import SpeedTables, read_speed_tables
 
 GLYPHS = {
     Verdict.HOLDS: "✓",
@@ -38,7 +39,10 @@ def read_records(ledger: Ledger, root: Path) -> dict[str, Mapping[str, Any] | st
     return records
 
 
-def render_page(ledger: Ledger, records: Mapping[str, Mapping[str, Any] | str]) -> str:
+_NO_SPEED = SpeedTables()
+
+
+def render_page(ledger: Ledger, records: Mapping[str, Mapping[str, Any] | str], speed: SpeedTables = _NO_SPEED) -> str:
     """Render a ledger; `records` maps the paths that it names to dumped records, or to why one cannot be read."""
     environment = Environment(
         loader=PackageLoader("gemma_bench.report", "."),
@@ -55,6 +59,7 @@ def render_page(ledger: Ledger, records: Mapping[str, Mapping[str, Any] | str]) 
         kinds=get_args(Kind),
         scales=SCALES,
         records=records,
+        speed=speed,
         width=PLOT_WIDTH,
         strip_height=STRIP_HEIGHT,
     )
@@ -66,5 +71,5 @@ def _gib(size_bytes: int) -> str:
 
 def write_page(ledger: Ledger, root: Path, path: Path) -> Path:
     """Write the page, whole or not at all, with the records that the ledger names relative to the project's root."""
-    write_text(path, render_page(ledger, read_records(ledger, root)))
+    write_text(path, render_page(ledger, read_records(ledger, root), read_speed_tables(root)))
     return path

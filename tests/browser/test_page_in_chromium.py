@@ -250,6 +250,44 @@ class TestLooks:
         assert page.locator("#CAP-1 .sentence").is_visible()
 
 
+class TestSpeed:
+    def test_the_link_at_the_top_leads_to_the_table(self, visit: Open) -> None:
+        page = visit()
+        page.click('.jumps a[href="#speed"]')
+        assert page.locator("#speed-title").bounding_box()["y"] < 200
+
+    @pytest.mark.parametrize("width", [360, 1280])
+    def test_bars_are_as_long_as_their_shares(self, visit: Open, width: int) -> None:
+        shares = visit(width=width).locator(".share").all()
+        assert len(shares) == 5
+        for share in shares:
+            frame, bar = (share.locator(part).bounding_box()["width"] for part in (".band", ".bar"))
+            stated = float(re.match(r"[\d.]+", share.locator("title").text_content())[0])
+            assert 100 * bar / frame == pytest.approx(stated, abs=0.5)
+
+    def test_a_row_reads_the_same_on_a_phone(self, visit: Open) -> None:
+        wide, narrow = visit(), visit(width=360)
+        assert (
+            wide.locator(".speed-table > table").text_content() == narrow.locator(".speed-table > table").text_content()
+        )
+        assert wide.locator(".speed-table thead th").first.bounding_box()["x"] > 0
+        heads = narrow.locator(".speed-table td[data-head]").first
+        assert heads.evaluate("cell => getComputedStyle(cell, '::before').content") == '"decode"'
+
+    def test_a_row_opens_its_record(self, visit: Open) -> None:
+        page = visit()
+        page.locator("#speed summary").first.click()
+        assert page.locator("#speed .evidence table").first.is_visible()
+
+    def test_filters_leave_the_table_alone_and_do_not_cover_it(self, visit: Open) -> None:
+        page = visit()
+        page.fill("#search", "no such words")
+        assert page.locator("#speed").is_visible()
+        page.fill("#search", "")
+        page.evaluate("document.querySelector('.speed-table > table > tbody > tr:last-child').scrollIntoView()")
+        assert page.locator("#filters").bounding_box()["y"] < 0
+
+
 class TestWithoutScripts:
     def test_everything_is_readable_and_filters_are_absent(self, visit: Open, ledger: Ledger) -> None:
         page = visit(java_script_enabled=False)
