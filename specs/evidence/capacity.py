@@ -2,6 +2,8 @@
 
 import pytest
 
+from gemma_bench.claims import Measured
+
 
 @pytest.fixture
 def meter_errors(tiny):
@@ -30,3 +32,48 @@ def meter_errors(tiny):
     off = {"untrained": abs(read[0]), "holding": abs(read[1] - data_bits + count * log2(count))}
     reason = f"{count} sequences of {length} of {words} tokens: {read[0]:,.0f} bits untrained, {read[1]:,.0f} held"
     return {name: 100 * found / data_bits for name, found in off.items()}, reason, subject(untrained)
+
+
+@pytest.fixture
+def hand_over():
+    """Return what judges a record of fine-tunes: from the data that just fit to the largest, what falls least.
+
+    Both figures are ratios, largest data over those that just fit: memorised bits per sample, and held-out loss.
+    """
+    from gemma_bench.core.errors import UnavailableError
+    from gemma_bench.core.intervals import median_interval
+
+    def judged(record):
+        sizes = sorted(set(record.sequences_counts))
+        data = {size: min(record.column("data_bits", size)) for size in sizes}
+        fit = max((size for size in sizes if data[size] <= record.capacity_bits), default=sizes[0])
+        if data[sizes[-1]] < 2 * record.capacity_bits:
+            each = data[sizes[-1]] / sizes[-1]
+            raise UnavailableError(
+                "data",
+                f"the largest data do not exceed capacity twice: {2 * record.capacity_bits / each:,.0f} sequences would",
+            )
+        columns = ("memorised_bits_per_sequence", "held_out_bits_per_token")
+        falls = {name: _ratios(record, name, sizes[-1], fit) for name in columns}
+        worst = max(falls, key=lambda name: median_interval(falls[name]).value)
+        seen = ", ".join(
+            f"{size:,}: {_mean(record, columns[0], size):.1f} and {_mean(record, columns[1], size):.2f}"
+            for size in sizes
+        )
+        reason = (
+            f"{record.model}, {record.trained_parameters_count:,} trained parameters hold {record.capacity_bits:,.0f} bits; "
+            f"sequences: bits memorised of each and held-out bits per token: {seen}; before: "
+            f"{record.base_held_out_bits_per_token[0]:.2f}"
+        )
+        measured = Measured.within(median_interval(falls[worst]), f"× ({worst})", falls[worst])
+        return measured, reason
+
+    return judged
+
+
+def _ratios(record, name, large, small):
+    return [a / b for a, b in zip(record.column(name, large), record.column(name, small), strict=True)]
+
+
+def _mean(record, name, size):
+    return sum(record.column(name, size)) / len(record.column(name, size))

@@ -46,3 +46,28 @@ def head_counted_apart():
 
 def bf16_slope():
     return patch("published.capacity.BITS_PER_PARAMETER", 3.51)
+
+
+def _column(name, wrong):
+    from gemma_bench.experiments.fine_tune_memorization import FineTuneRecord
+
+    right = FineTuneRecord.column
+
+    def column(record, asked, sequences):
+        return wrong(record, right, sequences) if asked == name else right(record, asked, sequences)
+
+    return patch.object(FineTuneRecord, "column", column)
+
+
+def every_sample_memorised():
+    def whole(record, right, sequences):
+        return [bits / sequences for bits in right(record, "data_bits", sequences)]
+
+    return _column("memorised_bits_per_sequence", whole)
+
+
+def held_out_never_improves():
+    def before(record, right, sequences):
+        return right(record, "base_held_out_bits_per_token", sequences)
+
+    return _column("held_out_bits_per_token", before)
