@@ -1,0 +1,54 @@
+"""A run's state on disk: written whole or not at all, and taken up only by the run that wrote it."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gemma_bench.core.errors import BadInputError, DamagedFileError
+from gemma_bench.core.files import explained
+
+_FILE = "stack.pt"
+
+
+def fingerprint(*parts: object, tensors: Sequence[Tensor]) -> str:
+    """Digest all that decides a run's bits."""
+    digest = hashlib.sha256(repr(parts).encode())
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save(folder: Path, key: str, state: dict[str, Any]) -> None:
+    """Replace the saved state in one step."""
+    partial = folder / f".{_FILE}.partial-{os.getpid()}"
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.save({"key": key, **state}, partial)
+            partial.replace(folder / _FILE)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def load(folder: Path, key: str) -> dict[str, Any] | None:
+    """Return the saved state, or `None` if there is none.
+
+    Raises `BadInputError` where another run left it and `DamagedFileError` where it cannot be read.
+    """
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch names no common base of what unpickling raises
+        raise DamagedFileError(
+            f"state {path} cannot be read ({type(error).__name__}): remove it to start anew"
+        ) from error
+    if state.get("key") != key:
+        raise BadInputError(f"state {path} is of another configuration: remove it to start anew")
+    return state
