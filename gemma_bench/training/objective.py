@@ -7,10 +7,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from gemma_bench.training.head_loss import summed_cross_entropy
+
 Batch = dict[str, Tensor]
 
 IGNORED = -100
 """The label of a position that is not to be predicted."""
+
+_MOST_LOGITS = 1 << 28
+"""Above 1 GB of logits in float32 they are made in pieces, and once more in the backward pass."""
 
 
 class Objective(Protocol):
@@ -41,8 +46,15 @@ class NextToken:
         """Count the labels behind the first position."""
         return int((batch["labels"][:, 1:] != IGNORED).sum())
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        """Run the model; padding stands at the right end, where causal attention needs no mask against it."""
-        logits = model(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1]  # batch position vocab
+    def __call__(self, model: Any, batch: Batch) -> Float[Tensor, ""]:
+        """Run the model, its head only where something is predicted.
+
+        Padding stands at the right end, where causal attention needs no mask against it.
+        """
+        hidden = model.get_decoder()(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1]
         labels = batch["labels"][:, 1:]
-        return cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        is_target, head = labels != IGNORED, model.get_output_embeddings()
+        hidden, labels = hidden[is_target], labels[is_target]  # row hidden
+        if len(labels) * head.out_features > _MOST_LOGITS:
+            return summed_cross_entropy(head, hidden, labels)
+        return cross_entropy(head(hidden).float(), labels, reduction="sum")

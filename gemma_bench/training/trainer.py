@@ -93,7 +93,8 @@ class Trainer(Base):  # type: ignore[misc]
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: int) -> Tensor:
         """Add one batch's gradients; the loss is its share of the step's mean over targets."""
-        loss: Tensor = self.objective(model, self._prepare_inputs(inputs)) / max(num_items_in_batch, 1)
+        with self.accelerator.autocast():
+            loss: Tensor = self.objective(model, self._prepare_inputs(inputs)) / max(num_items_in_batch, 1)
         if not math.isfinite(float(loss)):
             raise self._diverged(f"loss became {float(loss)}")
         loss.backward()
@@ -116,7 +117,8 @@ class Trainer(Base):  # type: ignore[misc]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Return the mean loss over the held-out targets and its perplexity."""
-        nats = mean_nats(self.model, self.eval_dataset, self.objective, batch_size=self.settings.batch_size)
+        with self.accelerator.autocast():
+            nats = mean_nats(self.model, self.eval_dataset, self.objective, batch_size=self.settings.batch_size)
         metrics = {"eval_loss": nats, "eval_perplexity": math.exp(min(nats, 700.0))}
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
