@@ -8,6 +8,7 @@ pytest_plugins = [
     "evidence.architecture",
     "evidence.capacity",
     "evidence.rank_one",
+    "evidence.relora",
     "evidence.set_block",
     "evidence.speed",
 ]

@@ -1,8 +1,8 @@
 """Chapter 5, rank one: how small can an update be."""
 
-from gemma_bench.claims import Measured, at_most, claim, exactly
+from gemma_bench.claims import Measured, at_least, at_most, claim, exactly
 
-from sources import RANK_ONE, RANK_ONE_ALGEBRA, STUDY
+from sources import BFLOAT16, RANK_ONE, RANK_ONE_ALGEBRA, STUDY
 
 
 @claim(
@@ -48,3 +48,18 @@ def test_step_from_zero(judge, step_from_zero):
     """From B = 0 one step of descent moves the weight by exactly −η·s²·G·Aᵀ·A, and A gets no gradient."""
     worst, reason = step_from_zero
     judge(Measured.exact(worst, "relative error"), at_most(1e-12), reason)
+
+
+@claim(
+    id="RANK1-9",
+    version=1,
+    headline=RANK_ONE,
+    kind="measured",
+    source=BFLOAT16,
+    expect="holds",
+    faults=["merged_in_float64"],
+)
+def test_bfloat16_loses_updates(judge, lost_in_bfloat16):
+    """Merging 100 rank-1 updates of 0.01 % each into bfloat16 weights of 270m loses more than half of their sum."""
+    share, reason, subject = lost_in_bfloat16
+    judge(Measured.exact(100 * share, "% of the sum lost"), at_least(50), reason, subject=subject)

@@ -80,3 +80,40 @@ def step_from_zero(tiny):
         worst = max(worst, float((moved - expected).norm() / expected.norm()))
     reason = f"weights off by {worst:.1e}, A's gradient over B's at most {of_a:.1e}, {len(before)} matrices in float64"
     return max(worst, of_a), reason
+
+
+def plain_sum(weight, b, a):
+    """Add a product to a weight in the weight's own type, as a merge without any remedy does."""
+    weight.add_((b @ a).to(weight.dtype))
+
+
+@pytest.fixture
+def lost_in_bfloat16(gemma):
+    """Return the smallest share of 100 small rank-1 updates that plain bfloat16 merges lose, and what a remedy loses."""
+    import torch
+
+    from gemma_bench.models.backend import subject
+    from gemma_bench.models.loading import load
+    from gemma_bench.training.adapters import PROJECTIONS
+    from gemma_bench.training.split_weights import add_product, master
+
+    backend, generator = load(gemma, "torch", "cpu", "bfloat16"), torch.Generator().manual_seed(0)
+    lost, kept = {}, []
+    for name in PROJECTIONS:
+        linear = next(part for path, part in backend.model.named_modules() if path.endswith(name))
+        start = linear.weight.detach().clone()
+        plain, exact, size = start.clone(), torch.zeros(start.shape, dtype=torch.float64), start.float().norm()
+        for _ in range(100):
+            b, a = (torch.randn(shape, generator=generator) for shape in ((len(start), 1), (1, start.shape[1])))
+            b *= 1e-4 * size / (b.norm() * a.norm())
+            plain_sum(plain, b, a)
+            add_product(linear, b, a)
+            exact += b.double() @ a.double()
+        lost[name] = float((plain.double() - start.double() - exact).norm() / exact.norm())
+        kept.append(float((master(linear).double() - start.double() - exact).norm() / exact.norm()))
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in lost.items())
+    return (
+        min(lost.values()),
+        f"lost: {shares}; with the lower halves kept beside the weights {max(kept):.1g}",
+        subject(backend),
+    )
