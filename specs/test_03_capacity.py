@@ -1,8 +1,8 @@
 """Chapter 3, capacity: how many bits does a parameter hold."""
 
-from gemma_bench.claims import Measured, at_most, claim, within_percent
+from gemma_bench.claims import Measured, at_least, at_most, claim, within_percent
 
-from sources import CAPACITY, MORRIS, STUDY
+from sources import CAPACITY, MLX_QUANTIZE, MORRIS, STUDY
 
 
 @claim(
@@ -87,6 +87,25 @@ def test_capacity_of_12b(judge):
 
 
 @claim(
+    id="CAP-11",
+    version=1,
+    headline=CAPACITY,
+    kind="recorded",
+    source=STUDY,
+    expect="open",
+    faults=["blocks_alike_or_not"],
+    scale="study",
+)
+def test_marginal_capacity_by_depth(judge, recorded, spread_over_depth):
+    """The marginal capacity of a block, per parameter, does not depend on its depth by more than 10 % in a tiny Gemma 3 of three blocks."""
+    from gemma_bench.experiments.layer_capacity import VERSION, LayerRecord
+
+    found = recorded("layer_capacity", LayerRecord, version=VERSION, where=lambda record: record.layers_count == 3)
+    measured, reason = spread_over_depth(found)
+    judge(measured, at_most(10), reason)
+
+
+@claim(
     id="CAP-12",
     version=1,
     headline=CAPACITY,
@@ -124,3 +143,33 @@ def test_hand_over_in_270m(judge, recorded, hand_over):
     found = recorded("fine_tune_memorization", FineTuneRecord, version=VERSION, where=lambda record: record.rank == 1)
     measured, reason = hand_over(found)
     judge(measured, at_most(0.9), reason)
+
+
+@claim(
+    id="CAP-13",
+    version=1,
+    headline=CAPACITY,
+    kind="measured",
+    source=MLX_QUANTIZE,
+    expect="holds",
+    faults=["rounded_to_three_bits_less"],
+)
+def test_memory_survives_8_bits(judge, kept_memory):
+    """At fixture scale, 8 bits in groups of 64 keep at least 99 % of what a full model has memorised."""
+    measured, reason, subject = kept_memory(8)
+    judge(measured, at_least(99), reason, subject=subject)
+
+
+@claim(
+    id="CAP-16",
+    version=1,
+    headline=CAPACITY,
+    kind="measured",
+    source=MLX_QUANTIZE,
+    expect="refuted",
+    faults=["rounded_to_twice_the_bits"],
+)
+def test_half_of_memory_survives_4_bits(judge, kept_memory):
+    """At fixture scale, 4 bits in groups of 64, which are 4.5 per weight and more than 3.6, keep at least half of what a full model has memorised."""
+    measured, reason, subject = kept_memory(4)
+    judge(measured, at_least(50), reason, subject=subject)

@@ -71,6 +71,70 @@ def hand_over():
     return judged
 
 
+@pytest.fixture
+def spread_over_depth():
+    """Return what tells how far marginal capacities are apart over depth, in percent of their mean.
+
+    Marginals are means over seeds; the interval comes from drawing the seeds anew in every way there is.
+    """
+    from itertools import product
+
+    import numpy as np
+
+    def spread(rows):
+        means = np.mean(rows, axis=0)
+        return float(100 * np.ptp(means) / means.mean())
+
+    def judged(record):
+        rows = record.marginals()
+        drawn = [spread([rows[seed] for seed in seeds]) for seeds in product(range(len(rows)), repeat=len(rows))]
+        value, (low, high) = spread(rows), np.quantile(drawn, (0.025, 0.975))
+        means = ", ".join(f"{mean:.2f}" for mean in np.mean(rows, axis=0))
+        whole = np.mean(record.whole_bits) / record.parameters_count
+        reason = f"bits per parameter of the block, first to last: {means}; the whole model: {whole:.2f}"
+        reason += f"; {len(rows)} seeds, {record.visits_count} visits; a marginal is no share"
+        samples = [spread([row]) for row in rows]
+        return Measured(
+            value=value, low=min(low, value), high=max(high, value), unit="% apart", samples=tuple(samples)
+        ), reason
+
+    return judged
+
+
+@pytest.fixture(scope="session")
+def rounded_memories(request):
+    """Return the record of full models and what rounding leaves of them."""
+    from gemma_bench.experiments import quantized_memory
+
+    smaller = {"visits": 200, "seeds": (0, 1)} if request.config.option.faults else {}
+    (record,) = quantized_memory.run(quantized_memory.FIXTURE.model_copy(update=smaller))
+    return record
+
+
+@pytest.fixture
+def kept_memory(rounded_memories):
+    """Return what tells the share that some bits keep, with the better of both roundings, in percent."""
+    from gemma_bench.core.intervals import median_interval
+    from gemma_bench.core.records import Subject
+
+    def kept(bits):
+        record, fill = rounded_memories, rounded_memories.fill_bits_per_parameter[0]
+        ways = {name: [100 * part for part in record.kept(bits, name, fill)] for name in set(record.roundings)}
+        best = max(ways, key=lambda name: median_interval(ways[name]).value)
+        curve = ", ".join(
+            f"{few}: {100 * median_interval(record.kept(few, best, fill)).value:.3g} %"
+            for few in dict.fromkeys(record.bits)
+        )
+        held = median_interval(record.whole_bits_per_parameter).value
+        reason = (
+            f"{record.parameters_count:,} parameters hold {held:.2f} bits each; {best} rounding keeps, by bits: {curve}"
+        )
+        subject = Subject(model_id=record.model_id, dtype=record.dtype, seed=record.seed)
+        return Measured.within(median_interval(ways[best]), "% kept", ways[best]), reason, subject
+
+    return kept
+
+
 def _ratios(record, name, large, small):
     return [a / b for a, b in zip(record.column(name, large), record.column(name, small), strict=True)]
 

@@ -71,3 +71,30 @@ def held_out_never_improves():
         return right(record, "base_held_out_bits_per_token", sequences)
 
     return _column("held_out_bits_per_token", before)
+
+
+def _rounded_to(few):
+    from gemma_bench.experiments import quantized_memory
+
+    def to(rounding):
+        return lambda weights, bits, group_size: rounding(weights, few(bits), group_size)
+
+    ways = {name: to(rounding) for name, rounding in quantized_memory.ROUNDINGS.items()}
+    return patch.object(quantized_memory, "ROUNDINGS", ways)
+
+
+def rounded_to_three_bits_less():
+    return _rounded_to(lambda bits: max(1, bits - 3))
+
+
+def rounded_to_twice_the_bits():
+    return _rounded_to(lambda bits: min(8, 2 * bits))
+
+
+def blocks_alike_or_not():
+    from gemma_bench.experiments.layer_capacity import LayerRecord
+
+    right = LayerRecord.marginals
+    return patch.object(
+        LayerRecord, "marginals", lambda record: [[1.3 * first, *rest] for first, *rest in right(record)]
+    )

@@ -1,0 +1,200 @@
+"""The question: does a block's share of what a model holds depend on how deep it lies, and how does a model fill up.
+
+Two readings of tiny Gemma 3s that learn random strings by heart. Marginal capacity: bits that a model with one block
+frozen at its random start holds less than the whole one, per parameter of that block; a marginal is no share, and they
+need not add up. Noise sensitivity: bits lost, per parameter, when one part's weights are shaken by a twentieth of their
+spread; it rises as a model fills. Early noise passes through more layers: compare within a part, not between parts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import log2, prod
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from gemma_bench.core.errors import BadInputError, InvalidRunError
+from gemma_bench.core.files import Progress, silent
+from gemma_bench.core.records import Record, Subject
+from gemma_bench.measure.capacity import memory, uniform
+from gemma_bench.measure.likelihood import Sequences
+from gemma_bench.training.stack.arms import Arm, Training, steps_for
+from gemma_bench.training.stack.blocks import unpack
+from gemma_bench.training.stack.shape import Shape, gemma3
+from gemma_bench.training.stack.train import Trained, train
+
+VERSION = 1
+MINUTES = {"fixture": 0.3, "study": 8}
+
+_FEWEST_BLOCKS = 2
+
+
+class Config(BaseModel):
+    """One shape, given `fill_ratios` bits of data per parameter; at the `marginal_fill` each block is frozen once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int = 16
+    layers: int = 3
+    hidden: int = 40
+    symbols: int = 64
+    length_tokens: int = 16
+    marginal_fill: float = 4.0
+    fill_ratios: tuple[float, ...]
+    visits: int
+    batch_size: int = 32
+    rate: float = 0.02
+    seeds: tuple[int, ...]
+    noise_ratio: float = 0.05
+    noise_draws: int = 4
+
+    @property
+    def shape(self) -> Shape:
+        """Return what is trained."""
+        return gemma3(self.width, self.layers, symbols=self.symbols, length=self.length_tokens, hidden=self.hidden)
+
+    def sequences(self, fill: float) -> int:
+        """Return how many sequences have `fill` bits per parameter."""
+        return round(fill * self.shape.parameter_count / (self.length_tokens * log2(self.symbols)))
+
+    def check(self) -> None:
+        """Refuse what cannot be measured."""
+        if not self.seeds:
+            raise BadInputError("seeds must be at least 1, got 0")
+        if self.layers < _FEWEST_BLOCKS:
+            raise BadInputError(f"layers must be at least {_FEWEST_BLOCKS} to be compared, got {self.layers}")
+        if self.sequences(min((*self.fill_ratios, self.marginal_fill))) < 1:
+            raise BadInputError("data must be at least 1 sequence at every fill ratio")
+        if self.noise_draws < 1:
+            raise BadInputError(f"noise draws must be at least 1, got {self.noise_draws}")
+
+
+FIXTURE = Config(layers=2, fill_ratios=(1.0,), visits=60, seeds=(0,), noise_draws=2)
+"""Seconds on one core; far from full."""
+
+STUDY = Config(fill_ratios=(0.5, 1.0, 2.0, 8.0), visits=400, seeds=(0, 1, 2, 3))
+"""10 thousand parameters in three blocks, four seeds."""
+
+
+class LayerRecord(Record):
+    """Marginals run over blocks within seeds, and are the `samples`; the map runs over parts within fill ratios.
+
+    Of the map, `lost_bits_per_parameter` are means over seeds and draws.
+    """
+
+    layers_count: int
+    parameters_count: int
+    block_parameters_count: int
+    sequences_count: int
+    visits_count: int
+    data_bits: float
+    seeds: tuple[int, ...]
+    whole_bits: tuple[float, ...]
+    frozen_bits: tuple[float, ...]
+    marginal_bits_per_parameter: tuple[float, ...]
+    noise_ratio: float
+    noise_fill_bits_per_parameter: tuple[float, ...]
+    noise_parts: tuple[str, ...]
+    noise_lost_bits_per_parameter: tuple[float, ...]
+
+    def marginals(self) -> list[list[float]]:
+        """Return marginal capacities, a row per seed and a column per block."""
+        rows: list[list[float]] = np.reshape(self.marginal_bits_per_parameter, (-1, self.layers_count)).tolist()
+        return rows
+
+
+def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) -> tuple[LayerRecord, ...]:
+    """Train whole and partly frozen models, and whole ones at every fill; shake the whole ones; return one record."""
+    config.check()
+    blocks = [(f"{block}.",) for block in range(config.layers)]
+    cases = [(seed, config.marginal_fill, frozen) for seed in config.seeds for frozen in [(), *blocks]]
+    cases += [(seed, fill, ()) for seed in config.seeds for fill in config.fill_ratios]
+    data = [_strings(config, seed, fill) for seed, fill, _ in cases]
+    arms = [
+        Arm(seed, config.rate, steps_for(config.visits, len(held), config.batch_size), frozen)
+        for (seed, _, frozen), held in zip(cases, data, strict=True)
+    ]
+    trained = train(config.shape, arms, data, Training(batch=config.batch_size), progress=progress)
+    for (seed, fill, frozen), model in zip(cases, trained, strict=True):
+        if model.diverged:
+            raise InvalidRunError("diverged", f"seed {seed}, {fill} bits per parameter, {frozen}: {model.diverged}")
+    marginal = len(config.seeds) * (config.layers + 1)
+    held_bits = [_bits(config, *pair) for pair in zip(trained[:marginal], data[:marginal], strict=True)]
+    whole = [
+        (fill, model, held) for (_, fill, frozen), model, held in zip(cases, trained, data, strict=True) if not frozen
+    ]
+    return (_record(config, np.reshape(held_bits, (-1, config.layers + 1)), list(_map(config, whole)), scale),)
+
+
+def _strings(config: Config, seed: int, fill: float) -> Sequences:
+    """Draw uniform strings; their first symbol is given."""
+    size = config.sequences(fill), config.length_tokens + 1
+    return np.random.default_rng((seed, size[0])).integers(0, config.symbols, size)
+
+
+def _bits(config: Config, model: Trained, held: Sequences) -> float:
+    return memory(model.scorer(config.shape), uniform(config.symbols), [held]).saved_bits
+
+
+def parts(shape: Shape) -> dict[str, list[str]]:
+    """Return the matrices of a model's parts: embedding, and attention and feed-forward of every block."""
+    found = {"embedding": ["embedding"]}
+    for block in range(shape.layers):
+        found[f"attention {block}"] = [f"{block}.qkv", f"{block}.out"]
+        found[f"feed-forward {block}"] = [f"{block}.gate_up", f"{block}.down"]
+    return found
+
+
+def _map(config: Config, whole: list[tuple[float, Trained, Sequences]]) -> Iterator[dict[str, Any]]:
+    """Yield, per fill ratio and part, what a twentieth of noise costs, over seeds and draws."""
+    shape = config.shape
+    for fill in sorted({fill for fill, *_ in whole}):
+        models = [(model, held) for there, model, held in whole if there == fill]
+        before = [_bits(config, model, held) for model, held in models]
+        for part, names in parts(shape).items():
+            lost = [
+                whole_bits - _bits(config, _shaken(config, model, names, draw), held)
+                for (model, held), whole_bits in zip(models, before, strict=True)
+                for draw in range(config.noise_draws)
+            ]
+            count = sum(prod(shape.tensors[name]) for name in names)
+            yield {"fill_bits_per_parameter": fill, "parts": part, "lost_bits_per_parameter": np.mean(lost) / count}
+
+
+def _shaken(config: Config, model: Trained, names: list[str], draw: int) -> Trained:
+    """Add noise to some matrices, each by its own spread."""
+    row, generator = model.weights.clone(), torch.Generator().manual_seed(draw)
+    tensors = unpack(row[None], config.shape)
+    for name in names:
+        noise = torch.randn(tensors[name].shape, generator=generator)
+        tensors[name].add_(noise * tensors[name].std() * config.noise_ratio)
+    return replace(model, weights=row)
+
+
+def _record(config: Config, held_bits: np.ndarray, noise: list[dict[str, Any]], scale: str) -> LayerRecord:
+    """Take bits, a row per seed: first the whole model's, then those with each block frozen."""
+    shape, count = config.shape, config.sequences(config.marginal_fill)
+    block = sum(prod(size) for name, size in shape.tensors.items() if name.startswith("0."))
+    marginals = (held_bits[:, :1] - held_bits[:, 1:]) / block
+    return LayerRecord.measured(
+        Subject(model_id=f"gemma3 d{config.width} L{config.layers}", dtype="float32", seed=config.seeds[0]),
+        experiment="layer_capacity",
+        experiment_version=VERSION,
+        config_json=config.model_dump_json(),
+        scale=scale,
+        samples=tuple(marginals.ravel().tolist()),
+        layers_count=config.layers,
+        parameters_count=shape.parameter_count,
+        block_parameters_count=block,
+        sequences_count=count,
+        visits_count=config.visits,
+        data_bits=count * config.length_tokens * log2(config.symbols),
+        seeds=config.seeds,
+        whole_bits=tuple(held_bits[:, 0].tolist()),
+        frozen_bits=tuple(held_bits[:, 1:].ravel().tolist()),
+        marginal_bits_per_parameter=tuple(marginals.ravel().tolist()),
+        noise_ratio=config.noise_ratio,
+        **{f"noise_{name}": tuple(row[name] for row in noise) for name in noise[0]},
+    )
