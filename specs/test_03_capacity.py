@@ -93,7 +93,7 @@ def test_capacity_of_12b(judge):
     kind="recorded",
     source=STUDY,
     expect="open",
-    faults=["blocks_alike_or_not"],
+    faults=["first_block_counted_for_more"],
     scale="study",
 )
 def test_marginal_capacity_by_depth(judge, recorded, spread_over_depth):

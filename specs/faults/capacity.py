@@ -91,7 +91,7 @@ def rounded_to_twice_the_bits():
     return _rounded_to(lambda bits: min(8, 2 * bits))
 
 
-def blocks_alike_or_not():
+def first_block_counted_for_more():
     from gemma_bench.experiments.layer_capacity import LayerRecord
 
     right = LayerRecord.marginals
