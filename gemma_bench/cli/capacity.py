@@ -1,10 +1,12 @@
 """`gemma-bench analyze capacity`: what a real size would hold if the slope of small models went on that far."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gemma_bench.cli.console import Json, output, print_json
+from gemma_bench.core.records import BareRecord, newest_record
 from gemma_bench.core.units import gigabytes, number
 
 PUBLISHED_BITS_PER_PARAMETER = 3.6
@@ -16,20 +18,32 @@ WARNING = (
 )
 
 
+class MeasuredSlope(BareRecord):
+    """What a record of `capacity_scaling` says of one shape."""
+
+    model_id: str | None
+    parameters_count: int
+    capacity_bits_per_parameter: float
+
+
 def capacity(
     model: Annotated[str, typer.Argument(help="270m, 1b, 4b, 12b, 27b (-it for chat) or tiny.")],
     bits_per_parameter: Annotated[
         float, typer.Option("--bits-per-parameter", help="The slope to go on with.")
     ] = PUBLISHED_BITS_PER_PARAMETER,
+    results: Annotated[Path, typer.Option("--results", help="The folder of the records.")] = Path("results"),
     json: Json = False,
 ) -> None:
-    """Extrapolate how many bits a model could hold from the slope that small models show."""
+    """Extrapolate how many bits a model could hold from the slopes that small models show, published and recorded."""
     from gemma_bench.measure.extrapolation import extrapolate
     from gemma_bench.models.weights import size_of
 
     size = size_of(model)
     found: dict[str, Any] = {"model": model, "parameters_count": size.parameter_count, "warning": WARNING}
     rows = {"published" if bits_per_parameter == PUBLISHED_BITS_PER_PARAMETER else "given": bits_per_parameter}
+    measured = newest_record(results, "capacity_scaling", MeasuredSlope)
+    if measured is not None:
+        rows[f"measured, {measured[1].parameters_count:,} parameters"] = measured[1].capacity_bits_per_parameter
     found["slopes"] = [{"slope": name, **extrapolate(size, slope)} for name, slope in rows.items()]
     if json:
         print_json(found)

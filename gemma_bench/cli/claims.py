@@ -108,13 +108,20 @@ def ledger(
 
 
 def report(
-    file: LedgerFile = None, page: Annotated[Path, typer.Option("--output", "-o", help="Where the page goes.")] = PAGE
+    file: LedgerFile = None,
+    page: Annotated[Path, typer.Option("--output", "-o", help="Where the page goes.")] = PAGE,
+    pictures: Annotated[bool, typer.Option(help="Draw the experiments' records under results/pictures too.")] = False,
 ) -> None:
     """Write the ledger as one self-contained HTML page."""
     from gemma_bench.report.page import write_page
 
     written = write_page(_ledger(file), Path(), page)
     output.print(f"page: {written}", highlight=False, soft_wrap=True)
+    if pictures:
+        from gemma_bench.report.capacity_pictures import write_pictures
+
+        for path in write_pictures(Path("results")):
+            output.print(f"picture: {path}", highlight=False, soft_wrap=True)
 
 
 def _ledger(file: Path | None) -> Ledger:

@@ -69,10 +69,10 @@ _LORA = Arm(
     targets=("q_proj", "v_proj"),
     length_tokens=64,
     sequences_counts=(64, 256, 1024, 4096),
-    visits=40,
+    visits=25,
     batch_size=128,
     rate=0.002,
-    reference_sequences=16_384,
+    reference_sequences=8_192,
     held_out_sequences=1_024,
     readings=6,
     seeds=(0,),
@@ -82,13 +82,7 @@ FULL = Config(
     arms=(
         _LORA,
         _LORA.model_copy(
-            update={
-                "rank": 8,
-                "targets": PROJECTIONS,
-                "rate": 0.001,
-                "sequences_counts": (256, 1024, 4096),
-                "visits": 30,
-            }
+            update={"rank": 8, "targets": PROJECTIONS, "rate": 0.001, "sequences_counts": (256, 1024, 2048)}
         ),
     )
 )

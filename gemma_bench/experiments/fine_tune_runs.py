@@ -37,6 +37,9 @@ MEMORISER = MICRO.model_copy(
 """11,024 parameters: full after a few hundred sequences."""
 
 _BASE_BATCH, _BASE_RATE = 64, 0.02
+_STEPS_PER_VISIT = 8
+"""Small data are cut into at least so many batches: few steps, not a full model, would leave them half learnt."""
+
 _SPARE = 1.5
 """Tokens read per token needed: rows that occur twice are dropped."""
 
@@ -182,7 +185,8 @@ def _point(arm: Arm, bench: Bench, sequences: int, seed: int, progress: Progress
     """Fine-tune from the base on so many sequences and read what was learnt, on the way and at the end."""
     bench.trainee.restart(seed)
     rows, start = bench.material.members[:sequences], bench.material.start_token
-    course = Course(arm.visits, arm.batch_size, arm.rate, seed)
+    batch_size = min(arm.batch_size, max(1, sequences // _STEPS_PER_VISIT))
+    course = Course(arm.visits, batch_size, arm.rate, seed)
     readings: list[tuple[float, float, float]] = []
     for step, steps in train(bench.trainee, rows, start, course):
         progress(f"fine-tuning {arm.model} on {sequences} sequences, seed {seed}", step, steps)

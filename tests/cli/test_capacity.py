@@ -8,7 +8,7 @@ from gemma_bench.models.catalog import SIZES
 
 
 def test_12b_would_hold_42_gigabits(gemma_bench):
-    found = json.loads(gemma_bench("analyze", "capacity", "12b", "--json").out)
+    found = json.loads(gemma_bench("analyze", "capacity", "12b", "--results", "nowhere", "--json").out)
     (row,) = found["slopes"]
     assert row["capacity_bits"] == pytest.approx(42.36e9, rel=1e-3)
     assert row["slope"] == "published"
@@ -29,7 +29,9 @@ def test_the_table_shows_bits_and_bytes(gemma_bench):
 
 
 def test_another_slope_scales_it(gemma_bench):
-    found = json.loads(gemma_bench("analyze", "capacity", "270m", "--bits-per-parameter", "1.8", "--json").out)
+    found = json.loads(
+        gemma_bench("analyze", "capacity", "270m", "--bits-per-parameter", "1.8", "--results", "nowhere", "--json").out
+    )
     (row,) = found["slopes"]
     assert row["slope"] == "given"
     assert row["capacity_bits"] == pytest.approx(1.8 * SIZES["270m"].parameter_count)
@@ -49,3 +51,23 @@ def test_what_is_wrong_is_one_sentence(gemma_bench, arguments, message):
     assert done.code == 2
     assert message in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_slope_of_our_own_is_shown_beside_the_published_one(gemma_bench, tmp_path):
+    from gemma_bench.cli.capacity import MeasuredSlope
+    from gemma_bench.core.records import Subject, write_record
+
+    record = MeasuredSlope.measured(
+        Subject(),
+        experiment="capacity_scaling",
+        experiment_version=1,
+        config_json="{}",
+        scale="study",
+        samples=(2.5,),
+        parameters_count=4_064,
+        capacity_bits_per_parameter=2.5,
+    )
+    write_record(record.model_copy(update={"commit_is_clean": True}), tmp_path)
+    found = json.loads(gemma_bench("analyze", "capacity", "12b", "--results", tmp_path, "--json").out)
+    assert [row["slope"] for row in found["slopes"]] == ["published", "measured, 4,064 parameters"]
+    assert found["slopes"][1]["capacity_bits"] == pytest.approx(2.5 * SIZES["12b"].parameter_count)

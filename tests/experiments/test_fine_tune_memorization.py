@@ -14,13 +14,13 @@ def small(**fields):
 
 @pytest.fixture(scope="module")
 def record():
-    return next(run(small(sequences_counts=(4, 32), seeds=(0, 1))))
+    return next(run(small(sequences_counts=(4, 256), seeds=(0, 1))))
 
 
 def test_columns_run_over_sizes_within_seeds(record):
     assert record.seeds == (0, 0, 1, 1)
-    assert record.sequences_counts == (4, 32, 4, 32)
-    assert record.column("data_bits", 32) == [record.data_bits[1], record.data_bits[3]]
+    assert record.sequences_counts == (4, 256, 4, 256)
+    assert record.column("data_bits", 256) == [record.data_bits[1], record.data_bits[3]]
     assert record.trained_parameters_count == 11_024
 
 
