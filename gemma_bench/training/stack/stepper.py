@@ -23,24 +23,32 @@ def operations(device: str, precision: str) -> Operations:
 class Stepper:
     """A stack's weights and moments on a device, one model per row, and the step that moves the first rows of them."""
 
-    def __init__(self, shape: Shape, training: Training, weights: Tensor, device: str, trained: Tensor | None) -> None:
-        """Take the weights and, where some are frozen, a mask of those that are trained."""
+    def __init__(
+        self,
+        shape: Shape,
+        training: Training,
+        weights: Tensor,
+        data: Tensor,
+        device: str,
+        trained: Tensor | None = None,
+    ) -> None:
+        """Take the weights, all sequences of all models and, where some weights are frozen, a mask of the others."""
         self.shape, self.training, self.device = shape, training, device
         held, self._computed = PRECISIONS[training.precision]
-        self.weights = weights.to(device, held, copy=True)
+        self.weights, self._data = weights.to(device, held, copy=True), data.to(device)
         self.first, self.second = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
         self._trained = None if trained is None else trained.to(device, held)
         self._operations = operations(device, training.precision)
         self._captured: _Captured | None = None
 
-    def run(self, tokens: Tensor, scales: Tensor) -> Tensor:
-        """Take a step per batch of `tokens`, `step model sequence position`; return losses, `step model`, in nats."""
-        step = self._captured_step(tokens) if self.device == "cuda" else self.step
-        return torch.stack([step(*batch) for batch in zip(tokens, scales, strict=True)])
+    def run(self, chosen: Tensor, scales: Tensor) -> Tensor:
+        """Take a step per batch, `chosen` naming its sequences, `step model sequence`; return losses, `step model`."""
+        step = self._captured_step(chosen) if self.device == "cuda" else self.step
+        return torch.stack([step(*batch) for batch in zip(chosen, scales, strict=True)])
 
-    def step(self, tokens: Tensor, scales: Tensor) -> Tensor:
-        """Move the first len(tokens) models by one step and return their losses before it."""
-        active = slice(len(tokens))
+    def step(self, chosen: Tensor, scales: Tensor) -> Tensor:
+        """Move the first len(chosen) models by one step and return their losses (nats per token) before it."""
+        active, tokens = slice(len(chosen)), self._data[chosen]
         weights = self.weights[active]
         leaf = weights.detach().requires_grad_()
         loss = losses(leaf, tokens, self.shape, self._operations, self._computed)
@@ -54,35 +62,35 @@ class Stepper:
         self._operations.adamw(weights, gradient, self.first[active], self.second[active], scales, **betas)
         return loss.detach()
 
-    def _captured_step(self, tokens: Tensor) -> "_Captured":  # never run until a record from such a machine exists
-        if self._captured is None or self._captured.models != tokens.shape[1]:
+    def _captured_step(self, chosen: Tensor) -> "_Captured":  # never run until a record from such a machine exists
+        if self._captured is None or self._captured.models != chosen.shape[1]:
             self._captured = None
-            self._captured = _Captured(self, tokens[0])
+            self._captured = _Captured(self, chosen[0])
         return self._captured
 
 
 class _Captured:  # never run until a record from such a machine exists
     """A step as one CUDA graph: a tiny model's step is hundreds of launches that cost more than their work."""
 
-    def __init__(self, stepper: Stepper, tokens: Tensor) -> None:
-        self.models = len(tokens)
-        self._tokens = tokens.clone()
-        self._scales = torch.zeros(self.models, 2, device=tokens.device)
+    def __init__(self, stepper: Stepper, chosen: Tensor) -> None:
+        self.models = len(chosen)
+        self._chosen = chosen.clone()
+        self._scales = torch.zeros(self.models, 2, device=chosen.device)
         kept = [tensor.clone() for tensor in (stepper.weights, stepper.first, stepper.second)]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP_STEPS):
-                stepper.step(self._tokens, self._scales)
+                stepper.step(self._chosen, self._scales)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._loss = stepper.step(self._tokens, self._scales)
+            self._loss = stepper.step(self._chosen, self._scales)
         for tensor, before in zip((stepper.weights, stepper.first, stepper.second), kept, strict=True):
             tensor.copy_(before)
 
-    def __call__(self, tokens: Tensor, scales: Tensor) -> Tensor:
-        self._tokens.copy_(tokens)
+    def __call__(self, chosen: Tensor, scales: Tensor) -> Tensor:
+        self._chosen.copy_(chosen)
         self._scales.copy_(scales)
         self._graph.replay()
         return self._loss.clone()

@@ -24,7 +24,8 @@ from gemma_bench.training.stack.stepper import Stepper, one_thread, operations, 
 _PARTS = 50
 _LEAST_STEPS, _MOST_STEPS = 8, 256
 _SAVE_EVERY_S = 30.0
-_OVERTIME = 1.25
+_OVERTIME, _PLANNED_SHARE = 1.4, 0.9
+_TIMED_STEPS = 8
 _SCORED_SEQUENCES = 256
 
 
@@ -111,12 +112,11 @@ class _Run:
     ) -> None:
         weights = torch.stack([random_weights(shape, arm.seed) for arm in arms])
         self.shape, self.arms, self.training, self.device = shape, list(arms), training, device
-        self.stepper = Stepper(shape, training, weights, device, _trained_mask(shape, arms))
-        self._data = torch.cat([torch.from_numpy(np.asarray(part, np.int64)) for part in data])
+        sequences = torch.cat([torch.from_numpy(np.asarray(part, np.int64)) for part in data])
+        self.stepper = Stepper(shape, training, weights, sequences, device, _trained_mask(shape, arms))
         self._starts = np.cumsum([0, *(len(part) for part in data)])
         self._visits = [Visits(len(part), arm.seed) for part, arm in zip(data, arms, strict=True)]
-        self._folder, self._key = state, fingerprint(shape, arms, training, tensors=[self._data])
-        self._data = self._data.to(device)
+        self._folder, self._key = state, fingerprint(shape, arms, training, tensors=[sequences])
         self.done, self.curves = 0, [[] for _ in arms]  # type: tuple[int, list[list[float]]]
         self._resume()
 
@@ -138,11 +138,14 @@ class _Run:
         """Take some steps, at most until the next arm has had all of its own."""
         active = sum(arm.steps > self.done for arm in self.arms)
         steps = min(steps, self.arms[active - 1].steps - self.done)
-        tokens = self._data[self._chosen(active, steps)]
-        losses = self.stepper.run(tokens, scales(self.arms[:active], self.training, self.done, steps).to(self.device))
+        losses = self._losses(active, steps)
         for curve, loss in zip(self.curves, losses.float().mean(0).tolist(), strict=False):
             curve.append(loss)
         self.done += steps
+
+    def _losses(self, active: int, steps: int) -> Tensor:
+        rates = scales(self.arms[:active], self.training, self.done, steps).to(self.device)
+        return self.stepper.run(self._chosen(active, steps), rates)
 
     def _chosen(self, active: int, steps: int) -> Tensor:
         """Return the rows of all data that the next steps visit, `step model sequence`."""
@@ -154,20 +157,25 @@ class _Run:
         return torch.from_numpy(np.stack(chosen, 1)).to(self.device)
 
     def _cut(self, seconds: float) -> None:
-        """Time some steps of the whole stack, undo them, and shorten all arms alike if they would take too long."""
+        """Time a few steps of the whole stack and of one model, undo them, and shorten all arms where need be."""
         kept = [tensor.clone() for tensor in self._tensors()]
-        spent, steps = 0.0, min(16, self.arms[-1].steps)
-        for _ in range(2):  # the first time warms up
-            began = time.monotonic()
-            self.part(steps)
-            self._tensors()[0].sum().item()
-            spent, self.done = time.monotonic() - began, 0
+        models = len(self.arms)
+        whole, one = self._step_s(models), self._step_s(1)
         for tensor, before in zip(self._tensors(), kept, strict=True):
             tensor.copy_(before)
-        self.curves = [[] for _ in self.arms]
-        share = seconds / (spent / steps / len(self.arms) * sum(arm.steps for arm in self.arms))
+        each = max(0.0, whole - one) / max(1, models - 1)
+        launching = max(0.0, one - each)
+        planned_s = launching * self.arms[0].steps + each * sum(arm.steps for arm in self.arms)
+        share = _PLANNED_SHARE * seconds / planned_s
         if share < 1:
             self.arms = [replace(arm, steps=max(1, int(arm.steps * share))) for arm in self.arms]
+
+    def _step_s(self, active: int) -> float:
+        """Time a step of the first models; the first steps warm up."""
+        for _ in range(2):
+            began = time.perf_counter()
+            self._losses(active, _TIMED_STEPS).sum().item()
+        return (time.perf_counter() - began) / _TIMED_STEPS
 
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.stepper.weights, self.stepper.first, self.stepper.second

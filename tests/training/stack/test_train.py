@@ -112,8 +112,9 @@ def test_clipping_bounds_each_model_by_itself():
     clipped = TRAINING.model_copy(update={"clip": 1e6})
     free, bound = (train(SMALL, [Arm(0, 0.02, 20), Arm(1, 0.02, 20)], sets, with_) for with_ in (TRAINING, clipped))
     torch.testing.assert_close(free[0].weights, bound[0].weights)
-    stepper = Stepper(SMALL, TRAINING.model_copy(update={"clip": 1e-3}), random_weights(SMALL, 0)[None], "cpu", None)
-    stepper.step(torch.from_numpy(sets[0])[None, :8], torch.tensor([[0.0, 1.0]]))
+    sequences, bounded = torch.from_numpy(sets[0]), TRAINING.model_copy(update={"clip": 1e-3})
+    stepper = Stepper(SMALL, bounded, random_weights(SMALL, 0)[None], sequences, "cpu")
+    stepper.step(torch.arange(8)[None], torch.tensor([[0.0, 1.0]]))
     assert stepper.first.norm() / 0.1 == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -150,10 +151,10 @@ def test_memory_is_foretold_and_linear_in_the_stack(precision):
         tracker = TensorTracker()
         with tracker:
             weights = torch.stack([random_weights(shape, seed) for seed in range(models)])
-            stepper = Stepper(shape, training, weights, "cpu", None)
-            tokens = torch.zeros(models, 16, 33, dtype=torch.int64)
+            stepper = Stepper(shape, training, weights, torch.zeros(16, 33, dtype=torch.int64), "cpu")
+            chosen = torch.zeros(models, 16, dtype=torch.int64)
             tracker.reset_peak()
-            stepper.step(tokens, torch.ones(models, 2))
+            stepper.step(chosen, torch.ones(models, 2))
         assert tracker.peak_bytes == pytest.approx(models * each, rel=0.2)
 
 
