@@ -5,7 +5,7 @@ import pytest
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.experiments.fine_tune_memorization import FIXTURE, FULL, STUDY, Config, run
 
-_SMALL = {"base_sequences": 1_280, "reference_sequences": 256, "held_out_sequences": 64, "visits": 40}
+_SMALL = {"base_sequences": 1_280, "reference_sequences": 2_048, "held_out_sequences": 64, "visits": 40}
 
 
 def small(**fields):
