@@ -111,15 +111,16 @@ def in_turn(
     return done
 
 
-def run_trial(backend: Backend, workload: Workload) -> Trial:
-    """Run one repetition: greedy, EOS ignored, tokenising outside."""
+def run_trial(backend: Backend, workload: Workload, read_ns: Callable[[], int] | None = None) -> Trial:
+    """Run one repetition: greedy, EOS ignored, tokenising outside; `read_ns` takes the place of `clock`."""
+    read_ns = read_ns or clock
     prompt, cache = read_before(backend, workload)
     steps, stamps, written = steps_of(backend), [], []
     with _collector_off():
         backend.synchronize()
-        start = clock()
+        start = read_ns()
         for chosen in steps(backend, prompt, cache, workload.new_tokens):
-            stamps.append(clock())
+            stamps.append(read_ns())
             written.append(int(chosen[0]))
         backend.synchronize()
     return Trial(workload, start, tuple(stamps), tuple(written))

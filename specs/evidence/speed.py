@@ -67,6 +67,20 @@ def ceiling_shares(gemma, tiny):
 
 
 @pytest.fixture
+def steadiness(request, tiny):
+    """Return the time of the last of many tokens over that of the last of 18, in turn; fewer in a fault run."""
+    from gemma_bench.measure.steadiness import compare_at_equal_depth
+    from gemma_bench.models.backend import subject
+    from gemma_bench.models.loading import load
+
+    backend = load(tiny, "torch", "cpu")
+    long, rounds = (160, 2) if request.config.option.faults else (320, 6)
+    found = compare_at_equal_depth(backend, 18, long, rounds)
+    reason = f"tiny model, processor time; this machine tells {found.smallest_effect_percent:.1f} % from nothing"
+    return Measured.within(found.ratio, "× the time", found.a), reason, subject(backend)
+
+
+@pytest.fixture
 def meters(tiny):
     """Return how far our meter and mlx_lm's are apart, in percent: the median of five generations, each read by both."""
     from statistics import median

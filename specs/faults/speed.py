@@ -82,6 +82,21 @@ def clock_in_microseconds():
     return patch.object(throughput, "clock", lambda: right() // 1000)
 
 
+def text_decoded_anew_every_token():
+    from gemma_bench.measure import throughput
+
+    right = throughput.step_by_step
+
+    def steps(backend, prompt, cache, count):
+        text = []
+        for chosen in right(backend, prompt, cache, count):
+            text += chosen.tolist()
+            backend.tokenizer.decode(40 * text)
+            yield chosen
+
+    return patch.object(throughput, "step_by_step", steps)
+
+
 def bias_left_in():
     return patch("gemma_bench.measure.throughput_mlx.without_bias", lambda rate, count: rate)
 

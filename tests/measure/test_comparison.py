@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gemma_bench.core.errors import BadInputError
-from gemma_bench.measure import matvec
+from gemma_bench.measure import matvec, steadiness
 from gemma_bench.measure.comparison import compare, compared
 from gemma_bench.measure.correctness import check_output
 from gemma_bench.measure.cost import expected_tokens_per_s, step_bytes
@@ -125,6 +125,31 @@ class TestSteadiness:
     def test_the_tiny_model_gives_an_interval(self, backend):
         found = growth_percent([run_trial(backend, Workload(8, 20)) for _ in range(3)], backend.size, 4, 10e9)
         assert found.low <= found.value <= found.high
+
+
+class TestEqualDepth:
+    def test_both_end_with_the_same_cache(self, backend, monkeypatch):
+        ran = []
+
+        def run(_, workload, __):
+            ran.append(workload)
+            return trial([0.01] * (workload.new_tokens - 1), workload)
+
+        monkeypatch.setattr(steadiness, "run_trial", run)
+        found = steadiness.compare_at_equal_depth(backend, 18, 100, 2)
+        assert {workload.prompt_tokens + workload.new_tokens for workload in ran} == {108}
+        assert {workload.new_tokens for workload in ran} == {18, 100}
+        assert found.ratio == pytest.approx((1, 1, 1))
+
+    def test_tokens_that_grow_dearer_are_found(self, backend, monkeypatch):
+        """A token that takes 1 % more than the first for every one before it: those at 83–99 over those at 0–16."""
+
+        def run(_, workload, __):
+            return trial([0.01 + 0.0001 * written for written in range(workload.new_tokens - 1)], workload)
+
+        monkeypatch.setattr(steadiness, "run_trial", run)
+        found = steadiness.compare_at_equal_depth(backend, 18, 100, 2)
+        assert found.ratio.value == pytest.approx((1 + 0.9) / (1 + 0.08), rel=1e-3)
 
 
 class TestProducts:
