@@ -4,7 +4,7 @@ import json as json_library
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -137,36 +137,57 @@ def generate(
     temperature: Annotated[float, typer.Option("--temp", help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the smallest set of tokens that holds this much.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    decoder: Annotated[str, typer.Option(help="ar: a token per pass. sbd: set block decoding, several.")] = "ar",
+    block_size: Annotated[int, typer.Option(help="sbd: tokens of a block.")] = 16,
+    sampler: Annotated[str, typer.Option(help="sbd: entropy, left, factor or fixed.")] = "entropy",
+    gamma: Annotated[
+        float, typer.Option(help="sbd: bound in nats of entropy and left, the factor, or the fixed count.")
+    ] = 0.1,
+    trace: Annotated[bool, typer.Option(help="sbd: draw which token was fixed in which pass.")] = False,
     json: Json = False,
 ) -> None:
     """Continue a prompt, streaming."""
+    from gemma_bench.cli import set_block
     from gemma_bench.models.generation import generate as continue_
-    from gemma_bench.models.generation import stream_text
     from gemma_bench.models.loading import load
     from gemma_bench.models.sampling import Greedy, Sampled
     from gemma_bench.models.tokenizer import prompt_tokens, stop_tokens
 
-    text = _prompt(prompt, prompt_file)
-    sampler = Greedy() if temperature == 0 else Sampled(temperature, top_p, seed)
+    text, method = _prompt(prompt, prompt_file), set_block.method(decoder, block_size, sampler, gamma)
+    choice = Greedy() if temperature == 0 else Sampled(temperature, top_p, seed)
     with progress_bar() as progress:
         loaded = load(model, backend, device, dtype, progress)
-    tokens = continue_(
-        loaded, prompt_tokens(loaded.tokenizer, text, chat=chat), max_tokens, sampler, stop_tokens(loaded.tokenizer)
-    )
-    start = time.perf_counter()
-    seen: list[int] = []
-    text = ""
-    for piece in stream_text(loaded.tokenizer, _kept(tokens, seen)):
+    ids, stops = prompt_tokens(loaded.tokenizer, text, chat=chat), stop_tokens(loaded.tokenizer)
+    blocks = None
+    if method is None:
+        tokens = continue_(loaded, ids, max_tokens, choice, stops)
+    else:
+        blocks = set_block.Blocks(loaded, ids, max_tokens, method, choice, stops)
+        tokens = blocks.tokens()
+    found = _write(loaded.tokenizer, tokens, json)
+    if json:
+        typer.echo(json_library.dumps(found | (blocks.figures() if blocks else {})))
+        return
+    where = f"{loaded.name} on {loaded.device} in {loaded.precision}"
+    passes = f", {blocks.summary()}" if blocks else ""
+    told = f"{found['tokens_count']} tokens in {found['duration_s']:.1f} s with {where}{passes}"
+    errors.print(told, style="dim", highlight=False)
+    if blocks and trace:
+        blocks.show_pattern()
+
+
+def _write(tokenizer: Any, tokens: Iterator[int], json: bool) -> dict[str, Any]:
+    """Write text as it comes, unless a program is to read it in the end."""
+    from gemma_bench.models.generation import stream_text
+
+    start, seen, text = time.perf_counter(), list[int](), ""
+    for piece in stream_text(tokenizer, _kept(tokens, seen)):
         text += piece
         if not json:
             typer.echo(piece, nl=False)
-    seconds = time.perf_counter() - start
-    if json:
-        typer.echo(json_library.dumps({"text": text, "tokens_count": len(seen), "duration_s": seconds}))
-        return
-    typer.echo()
-    where = f"{loaded.name} on {loaded.device} in {loaded.precision}"
-    errors.print(f"{len(seen)} tokens in {seconds:.1f} s with {where}", style="dim", highlight=False)
+    if not json:
+        typer.echo()
+    return {"text": text, "tokens_count": len(seen), "duration_s": time.perf_counter() - start}
 
 
 def _kept(tokens: Iterator[int], seen: list[int]) -> Iterator[int]:

@@ -1,0 +1,98 @@
+"""What `generate --decoder sbd` adds: the passes of set block decoding, and their pattern as a picture."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from gemma_bench.cli.console import errors
+from gemma_bench.core.errors import unknown
+
+if TYPE_CHECKING:
+    from gemma_bench.methods.set_block_decoding import Pass, SetBlock
+    from gemma_bench.models.backend import Backend
+    from gemma_bench.models.sampling import Sampler
+
+_HIDDEN = "░"
+
+
+def method(decoder: str, block_size: int, sampler: str, amount: float) -> "SetBlock | None":
+    """Return how to decode in blocks, or `None` for one token at a time; refuse what has no meaning."""
+    from gemma_bench.methods.block_samplers import block_sampler
+    from gemma_bench.methods.set_block_decoding import SetBlock
+
+    if decoder not in ("ar", "sbd"):
+        raise unknown("decoder", decoder, ("ar", "sbd"))
+    return SetBlock(block_size, block_sampler(sampler, amount)) if decoder == "sbd" else None
+
+
+class Blocks:
+    """One prompt's passes, run as its tokens are asked for and kept."""
+
+    def __init__(
+        self,
+        backend: "Backend",
+        prompt: Sequence[int],
+        max_tokens: int,
+        how: "SetBlock",
+        choice: "Sampler",
+        stop_tokens: Collection[int],
+    ) -> None:
+        """Check the request; nothing is computed yet."""
+        from gemma_bench.methods.set_block_decoding import decode
+        from gemma_bench.methods.set_block_passes import passes_of
+
+        self.tokenizer, self.block_size = backend.tokenizer, how.block_size
+        self.seen: list[Pass] = []
+        self._passes = decode(passes_of(backend), [prompt], max_tokens, how, choice, stop_tokens)
+
+    def tokens(self) -> Iterator[int]:
+        """Yield tokens as soon as they are final."""
+        from gemma_bench.methods.set_block_trace import stream_tokens
+
+        return stream_tokens(self._kept())
+
+    def _kept(self) -> "Iterator[Pass]":
+        for one in self._passes:
+            self.seen.append(one)
+            yield one
+
+    def figures(self) -> dict[str, Any]:
+        """Return what the passes came to, and which of them fixed each token."""
+        from gemma_bench.methods.set_block_trace import answers
+
+        answer = answers(self.seen)[0]
+        return {
+            "passes_count": answer.passes_count,
+            "tokens_per_pass": answer.tokens_per_pass,
+            "fixed_in_pass": answer.fixed_in_pass,
+        }
+
+    def summary(self) -> str:
+        """Say what the passes came to."""
+        figures = self.figures()
+        return f"{figures['passes_count']} passes, {figures['tokens_per_pass']:.2f} tokens per pass"
+
+    def show_pattern(self) -> None:
+        """Draw a line for each pass: what is written by then of its block, with what this pass fixed in reverse."""
+        from gemma_bench.methods.set_block_trace import answers
+
+        answer = answers(self.seen)[0]
+        words = [_visible(self.tokenizer.decode([token])) for token in answer.tokens]
+        for start in range(0, len(words), self.block_size):
+            block = slice(start, start + self.block_size)
+            for line in pattern_lines(words[block], answer.fixed_in_pass[block]):
+                errors.print(line, soft_wrap=True)
+
+
+def pattern_lines(words: Sequence[str], fixed_in_pass: Sequence[int]) -> Iterator[Text]:
+    """Yield the lines of one block, the pass's number in front; what is hidden yet is `░`."""
+    for number in sorted(set(fixed_in_pass)):
+        line = Text(f"{number:>4} ")
+        for word, fixed in zip(words, fixed_in_pass, strict=True):
+            line.append(word if fixed <= number else _HIDDEN * len(word), "reverse" if fixed == number else "")
+        yield line
+
+
+def _visible(text: str) -> str:
+    return text.replace("\n", "⏎").replace("\t", "⇥") or "∅"

@@ -1,0 +1,62 @@
+"""`generate --decoder sbd`: what streams, what is counted, how the pattern is drawn, what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gemma_bench.cli.app import app
+from gemma_bench.cli.set_block import pattern_lines
+from gemma_bench.core.errors import BadInputError
+from gemma_bench.models.tiny import random_folder
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_folder(tmp_path_factory.mktemp("models") / "masked", mask_token=3).path
+
+
+def generated(model: Path, *options: str) -> str:
+    result = runner.invoke(app, ["generate", str(model), "-p", "hello", "--decoder", "sbd", *options])
+    if result.exception:
+        raise result.exception
+    return result.stdout
+
+
+def test_blocks_stream_and_are_counted(masked: Path) -> None:
+    options = ("-m", "16", "--block-size", "8", "--sampler", "fixed", "--gamma", "4")
+    found = json.loads(generated(masked, *options, "--json"))
+    assert (found["tokens_count"], found["passes_count"], found["tokens_per_pass"]) == (16, 4, 4.0)
+    assert sorted(found["fixed_in_pass"]) == [number for number in (1, 2, 3, 4) for _ in range(4)]
+    assert found["text"] in generated(masked, *options)
+    traced = runner.invoke(app, ["generate", str(masked), "-p", "hello", "--decoder", "sbd", *options, "--trace"])
+    assert "16 tokens in" in traced.output
+    assert "4 passes, 4.00 tokens per pass" in traced.output
+    assert "░" in traced.output
+
+
+def test_the_pattern_shows_each_word_from_its_pass_on() -> None:
+    lines = [line.plain for line in pattern_lines(["a", "bc", "d"], [2, 1, 3])]
+    assert lines == ["   1 ░bc░", "   2 abc░", "   3 abcd"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--gamma", "-1"), "gamma must be at least 0 nats, got -1"),
+        (("--block-size", "0"), "block size must be at least 1 token, got 0"),
+        (("--sampler", "best"), "unknown sampler 'best', expected one of entropy, left, factor, fixed"),
+        (("--decoder", "fast"), "unknown decoder 'fast', expected one of ar, sbd"),
+    ],
+)
+def test_bad_options_are_refused(masked: Path, options: tuple[str, ...], told: str) -> None:
+    with pytest.raises(BadInputError, match=told):
+        generated(masked, *options)
+
+
+def test_a_model_without_a_mask_token_is_told_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="tiny-float32 has no mask token"):
+        generated(random_folder(tmp_path / "plain").path)
