@@ -9,6 +9,7 @@ pytest_plugins = [
     "evidence.capacity",
     "evidence.rank_one",
     "evidence.relora",
+    "evidence.relora_cost",
     "evidence.set_block",
     "evidence.speed",
 ]

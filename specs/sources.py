@@ -24,4 +24,5 @@ FAST_DLLM = "Wu et al., Fast-dLLM, arXiv:2505.22618: the largest n with (n + 1)(
 MORRIS = "Morris et al., How much do language models memorize?, arXiv:2505.24832v3"
 RANK_ONE_ALGEBRA = "algebra: a linear layer's gradient is δᵀX; W + s·B·A with B = 0 moves along G·Aᵀ·A"
 RELORA_PAPER = "Lialin et al., ReLoRA: High-Rank Training Through Low-Rank Updates, arXiv:2307.05695v4"
+RELORA_CODE = "Guitaricet/relora, configs/llama_60m.json … llama_1b.json; relora.py: the seven matrices of every layer"
 BFLOAT16 = "bfloat16: 8 bits of significand, so that a sum keeps no term below half a 256th of its size"

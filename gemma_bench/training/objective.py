@@ -1,9 +1,9 @@
 """What is minimised: how rows become a batch, how many targets it has, and the sum of their losses."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -55,6 +55,13 @@ class NextToken:
         labels = batch["labels"][:, 1:]
         is_target, head = labels != IGNORED, model.get_output_embeddings()
         hidden, labels = hidden[is_target], labels[is_target]  # row hidden
-        if len(labels) * head.out_features > _MOST_LOGITS:
-            return summed_cross_entropy(head, hidden, labels)
-        return cross_entropy(head(hidden).float(), labels, reduction="sum")
+        return next_token_loss(head, hidden, labels)
+
+
+def next_token_loss(
+    head: nn.Module, hidden: Float[Tensor, "row hidden"], labels: Int[Tensor, " row"]
+) -> Float[Tensor, ""]:
+    """Return the sum of the rows' losses, in pieces where all logits at once would fill the memory."""
+    if len(labels) * cast(Any, head).out_features > _MOST_LOGITS:
+        return summed_cross_entropy(head, hidden, labels)
+    return cross_entropy(head(hidden).float(), labels, reduction="sum")

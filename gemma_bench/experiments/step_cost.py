@@ -1,0 +1,233 @@
+"""The question: what does a training step cost in time and memory, low-rank against full, beside the forecast."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.files import Progress, silent
+from gemma_bench.core.intervals import Interval, median_interval
+from gemma_bench.core.records import Record, Subject
+from gemma_bench.measure.footprint import footprint_bytes, reset_footprint_peak
+from gemma_bench.measure.training_closed_form import closed_form
+from gemma_bench.measure.training_memory import KINDS, forecast, measure
+from gemma_bench.measure.training_time import allocator_peak_bytes, started, steps, timed_ms
+from gemma_bench.measure.turn import turn
+from gemma_bench.measure.validity import broken_rules, read_state
+from gemma_bench.methods.choice import method_named
+from gemma_bench.training.plan import Plan, trainable_size
+from gemma_bench.training.step import Training
+
+VERSION = 1
+
+_LEAST_ROUNDS = 2
+
+
+class Case(BaseModel):
+    """One model and batch, trained by several methods in turn; the first is what the others are compared with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    methods: tuple[str, ...]
+    rank: int
+    batch_size: int
+    length: int
+    dtype: str
+    checkpointing: bool = False
+    adapter_dtype: str | None = None
+    exact_merges: bool = True
+
+    @property
+    def name(self) -> str:
+        """Name the case: `llama-1.3b 8×512 bfloat16, checkpointing`."""
+        knob = ", checkpointing" if self.checkpointing else ""
+        return f"{self.model} {self.batch_size}×{self.length} {self.dtype}{knob}"
+
+    def plan(self, method: str) -> Plan:
+        """Return what one method trains."""
+        knobs = self.model_dump(exclude={"model", "methods", "rank"})
+        return Plan(trainable_size(self.model), method_named(method, self.rank), **knobs)
+
+
+class Config(BaseModel):
+    """The cases; a round is every method forwards and backwards, a turn `steps` steps of one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cases: tuple[Case, ...]
+    rounds: int = 5
+    steps: int = 1
+
+
+_ALL = ("full", "lora", "relora", "rank1")
+
+FIXTURE = Config(
+    cases=(Case(model="tiny", methods=_ALL, rank=4, batch_size=4, length=64, dtype="float32"),), rounds=6, steps=3
+)
+"""Seconds on two cores: tiny models are bound by calls, so low rank is slower there."""
+
+STUDY = Config(cases=(Case(model="270m", methods=_ALL, rank=128, batch_size=1, length=256, dtype="float32"),), rounds=4)
+"""The shape of the real 270M on two cores, at the rank of ReLoRA's paper."""
+
+_LLAMA = Case(
+    model="llama-1.3b",
+    methods=("full", "relora"),
+    rank=128,
+    batch_size=8,
+    length=512,
+    dtype="bfloat16",
+    adapter_dtype="bfloat16",
+    exact_merges=False,
+)
+
+FULL = Config(
+    cases=(
+        _LLAMA,
+        _LLAMA.model_copy(update={"checkpointing": True}),
+        Case(model="12b", methods=("lora",), rank=16, batch_size=1, length=1024, dtype="bfloat16"),
+    ),
+    rounds=8,
+    steps=4,
+)
+"""ReLoRA's largest model as published, and LoRA on the 12b: for one GPU of 80 GB."""
+
+MINUTES = {"fixture": 0.5, "study": 8, "full": 3}
+
+
+class StepRecord(Record):
+    """One method of a case; `samples` are milliseconds per step, a turn each, in order.
+
+    Steps end before a merge, whose milliseconds are apart. Measured bytes are those of live tensors in a run alone: by
+    kind on the CPU; on CUDA the allocator's peak only. The footprint is the whole process's. `over_first` is the time
+    over that of the case's first method, round by round.
+    """
+
+    case: str
+    method: str
+    device: str
+    rank_count: int
+    batch_size_count: int
+    length_count_tokens: int
+    is_checkpointed: bool
+    trained_parameters_count: int
+    step_ms: float
+    step_low_ms: float
+    step_high_ms: float
+    merge_ms: float
+    over_first_ratio: float
+    over_first_low_ratio: float
+    over_first_high_ratio: float
+    measured_peak_bytes: int
+    measured_weights_bytes: int | None = None
+    measured_gradients_bytes: int | None = None
+    measured_optimizer_bytes: int | None = None
+    measured_activations_bytes: int | None = None
+    measured_temporaries_bytes: int | None = None
+    footprint_bytes: int
+    forecast_peak_bytes: int
+    forecast_weights_bytes: int
+    forecast_gradients_bytes: int
+    forecast_optimizer_bytes: int
+    forecast_activations_bytes: int
+    forecast_temporaries_bytes: int
+    closed_form_peak_bytes: int
+    closed_form_states_bytes: int
+    broken_rules: tuple[str, ...]
+
+
+def run(
+    config: Config, *, scale: str = "fixture", device: str = "cpu", progress: Progress = silent
+) -> Iterator[StepRecord]:
+    """Yield a record per method, case by case, so that an interruption keeps the cases that are done."""
+    if config.rounds < _LEAST_ROUNDS or config.steps < 1:
+        raise BadInputError(f"rounds must be at least 2 and steps 1, got {config.rounds} and {config.steps}")
+    for case in config.cases:
+        yield from _case(case, config, scale, device, progress)
+
+
+def _case(case: Case, config: Config, scale: str, device: str, progress: Progress) -> Iterator[StepRecord]:
+    memory = {}
+    for done, method in enumerate(case.methods):
+        progress(f"memory of {case.name}", done, len(case.methods))
+        memory[method] = _memory(case.plan(method), device)
+    with turn() as other_bench_pid:
+        trainings = {method: started(case.plan(method), device) for method in case.methods}
+        before, start = read_state(other_bench_pid), time.monotonic()
+        times = in_turn(trainings, config, device, case.name, progress)
+        duration_s, after = time.monotonic() - start, read_state()
+        merges = {method: timed_ms(training.merge, device) for method, training in trainings.items()}
+    for method, samples in times.items():
+        over = median_interval(_by_round(samples, times[case.methods[0]]))
+        yield StepRecord.measured(
+            Subject(model_id=case.model, weights_origin="random weights", dtype=case.dtype, seed=0),
+            experiment="step_cost",
+            experiment_version=VERSION,
+            config_json=json.dumps({"method": method, **config.model_dump(), "cases": [case.model_dump()]}),
+            scale=scale,
+            samples=tuple(samples),
+            **_request(case, method, device),
+            trained_parameters_count=sum(parameter.numel() for parameter in trainings[method].trained),
+            **_named(median_interval(samples), "step", "ms"),
+            merge_ms=merges[method],
+            **_named(over, "over_first", "ratio"),
+            **memory[method],
+            broken_rules=tuple(broken_rules(before, after, duration_s, [1e3 / sample for sample in samples])),
+        )
+
+
+def in_turn(
+    trainings: dict[str, Training], config: Config, device: str, name: str, progress: Progress = silent
+) -> dict[str, list[float]]:
+    """Time every method twice per round, A B B A; return milliseconds per step."""
+    times: dict[str, list[float]] = {method: [] for method in trainings}
+    for done in range(config.rounds):
+        for method in (*trainings, *reversed(trainings)):
+            times[method].append(timed_ms(steps(trainings[method], config.steps), device) / config.steps)
+        progress(f"timing {name}", done + 1, config.rounds)
+    return times
+
+
+def _memory(plan: Plan, device: str) -> dict[str, int]:
+    """Return the peak of a run alone, foreseen and measured."""
+    seen, arithmetic = forecast(plan), closed_form(plan)
+    figures = {f"forecast_{name}": count for name, count in seen.model_dump().items()}
+    reset_footprint_peak()
+    if device == "cpu":
+        found = measure(plan)
+        figures |= {f"measured_{kind}_bytes": getattr(found, f"{kind}_bytes") for kind in KINDS}
+        peak_bytes = found.peak_bytes
+    else:
+        peak_bytes = allocator_peak_bytes(plan, device)
+    return figures | {
+        "measured_peak_bytes": peak_bytes,
+        "footprint_bytes": footprint_bytes(),
+        "forecast_peak_bytes": seen.peak_bytes,
+        "closed_form_peak_bytes": arithmetic.peak_bytes,
+        "closed_form_states_bytes": arithmetic.states_bytes,
+    }
+
+
+def _by_round(samples: Sequence[float], first: Sequence[float]) -> list[float]:
+    """Return the ratio of each round's two turns to those of the first method."""
+    pairs = zip(samples[::2], samples[1::2], first[::2], first[1::2], strict=True)
+    return [(one * two / (first_one * first_two)) ** 0.5 for one, two, first_one, first_two in pairs]
+
+
+def _named(found: Interval, name: str, unit: str) -> dict[str, float]:
+    return {f"{name}_{unit}": found.value, f"{name}_low_{unit}": found.low, f"{name}_high_{unit}": found.high}
+
+
+def _request(case: Case, method: str, device: str) -> dict[str, Any]:
+    return {
+        "case": case.name,
+        "method": method,
+        "device": device,
+        "rank_count": case.rank,
+        "batch_size_count": case.batch_size,
+        "length_count_tokens": case.length,
+        "is_checkpointed": case.checkpointing,
+    }

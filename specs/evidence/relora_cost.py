@@ -1,0 +1,47 @@
+"""Evidence of chapter 4: what ReLoRA costs. In a fault run a smaller Llama and the tiny Gemma stand for the others."""
+
+import pytest
+
+
+@pytest.fixture
+def forecast_errors(request):
+    """Return how far a forecast on tensors without contents is from the count of a real step's, in percent."""
+    from gemma_bench.measure.training_memory import forecast, measure
+    from gemma_bench.methods.choice import METHODS, method_named
+    from gemma_bench.training.plan import Plan, trainable_size
+
+    cases = [("tiny", name, 4, 64, "float32", ck) for name in METHODS for ck in (False, True)]
+    if not request.config.option.faults:
+        cases += [("270m", "lora", 1, 64, "bfloat16", False), ("270m", "full", 1, 32, "float32", False)]
+    off = {}
+    for model, name, batch, length, dtype, checkpointing in cases:
+        plan = Plan(trainable_size(model), method_named(name, 8), batch, length, dtype, checkpointing=checkpointing)
+        foreseen, found = forecast(plan).peak_bytes, measure(plan).peak_bytes
+        off[f"{model} {name}{' checkpointing' if checkpointing else ''}"] = 100 * abs(foreseen / found - 1)
+    return off, ", ".join(f"{case} {percent:.2f} %" for case, percent in off.items())
+
+
+@pytest.fixture
+def peak_savings_gb():
+    """Return what ReLoRA's peak is below full training's with checkpointing, and the other readings of the saving."""
+    from gemma_bench.measure.training_closed_form import closed_form
+    from gemma_bench.measure.training_memory import forecast
+    from gemma_bench.methods.choice import method_named
+    from gemma_bench.training.plan import Plan, trainable_size
+
+    peaks, states = {}, {}
+    for name in ("full", "relora"):
+        for checkpointing in (True, False):
+            knobs = {"checkpointing": checkpointing, "adapter_dtype": "bfloat16", "exact_merges": False}
+            plan = Plan(trainable_size("llama-1.3b"), method_named(name, 128), 8, 512, **knobs)
+            peaks[name, checkpointing] = forecast(plan).peak_bytes / 1e9
+        states[name] = closed_form(plan).states_bytes / 1e9
+    saved, without = (peaks["full", knob] - peaks["relora", knob] for knob in (True, False))
+    listed = ", ".join(
+        f"{name}{' checkpointing' if knob else ''} {peak:.2f} GB" for (name, knob), peak in peaks.items()
+    )
+    states_saved = states["full"] - states["relora"]
+    return (
+        saved,
+        f"peaks: {listed}; without checkpointing {without:.2f} GB saved, in states alone {states_saved:.2f} GB",
+    )

@@ -1,0 +1,48 @@
+"""Step cost: records per method, interleaved turns, and one sentence for what cannot be."""
+
+import pytest
+
+from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.records import read_record, write_record
+from gemma_bench.experiments import step_cost
+from gemma_bench.experiments.step_cost import FIXTURE, FULL, Config, StepRecord, in_turn, run
+
+SMALL = Config(
+    cases=(FIXTURE.cases[0].model_copy(update={"methods": ("full", "lora"), "length": 16}),), rounds=2, steps=1
+)
+
+
+def test_a_record_per_method_with_forecast_and_measured_bytes(tmp_path):
+    records = list(run(SMALL))
+    assert [record.method for record in records] == ["full", "lora"]
+    for record in records:
+        assert len(record.samples) == 2 * SMALL.rounds
+        assert record.forecast_peak_bytes == pytest.approx(record.measured_peak_bytes, rel=0.05)
+        assert record.step_low_ms <= record.step_ms <= record.step_high_ms
+    assert records[0].over_first_ratio == 1
+    paths = {write_record(record, tmp_path) for record in records}
+    assert {read_record(path, StepRecord).method for path in paths} == {"full", "lora"}
+
+
+def test_methods_take_turns_forwards_and_backwards(monkeypatch):
+    said = []
+    monkeypatch.setattr(step_cost, "steps", lambda training, _: training)
+    monkeypatch.setattr(step_cost, "timed_ms", lambda work, _: said.append(work) or 1.0)
+    in_turn({"a": "a", "b": "b"}, SMALL, "cpu", "case")
+    assert "".join(said) == "abbaabba"
+
+
+def test_ratios_are_of_rounds():
+    assert step_cost._by_round([2, 2, 6, 6], [1, 1, 2, 2]) == [2, 3]
+
+
+def test_the_full_scale_is_the_published_model_and_the_12b():
+    assert {case.model for case in FULL.cases} == {"llama-1.3b", "12b"}
+    assert {case.checkpointing for case in FULL.cases if case.model == "llama-1.3b"} == {True, False}
+    for case in FULL.cases:
+        assert [case.plan(method) for method in case.methods]
+
+
+def test_too_few_rounds_are_refused():
+    with pytest.raises(BadInputError, match="rounds must be at least 2"):
+        next(run(SMALL.model_copy(update={"rounds": 1})))
