@@ -7,6 +7,7 @@ import pytest
 pytest_plugins = [
     "evidence.architecture",
     "evidence.capacity",
+    "evidence.capacity_scaling",
     "evidence.rank_one",
     "evidence.relora",
     "evidence.relora_cost",

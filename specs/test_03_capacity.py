@@ -21,6 +21,112 @@ def test_meter_reads_both_ends(judge, meter_errors):
 
 
 @claim(
+    id="CAP-2",
+    version=1,
+    headline=CAPACITY,
+    kind="measured",
+    source=MORRIS,
+    expect="holds",
+    faults=["nats_taken_for_bits"],
+)
+def test_data_that_fit_are_held(judge, share_below_capacity):
+    """At fixture scale, a model memorises at least 99 % of data that are at most a quarter of its capacity."""
+    share, reason = share_below_capacity
+    judge(Measured.exact(share, "% of the data"), at_least(99), reason)
+
+
+@claim(
+    id="CAP-3",
+    version=1,
+    headline=CAPACITY,
+    kind="measured",
+    source=MORRIS,
+    expect="holds",
+    faults=["steps_in_place_of_visits"],
+)
+def test_memory_stays_past_capacity(judge, change_past_capacity):
+    """At fixture scale, past capacity, twice the data at equal visits change memorised bits by at most 15 %."""
+    change, reason = change_past_capacity
+    judge(Measured.exact(change, "% change"), at_most(15), reason)
+
+
+@claim(
+    id="CAP-4",
+    version=1,
+    headline=CAPACITY,
+    kind="recorded",
+    source=MORRIS,
+    expect="open",
+    faults=["halved_capacities"],
+    scale="long",
+)
+def test_smallest_published_model(judge, recorded, published_capacity):
+    """The smallest published model, 80,352 parameters in fp32, stores within 10 % of the published 4.22 bits per parameter."""
+    from gemma_bench.experiments.capacity_scaling import VERSION, CapacityRecord
+
+    from published.capacity import SMALLEST_PARAMETERS, smallest_bits_per_parameter
+
+    wanted = {"parameters_count": SMALLEST_PARAMETERS, "dtype": "float32", "style": "gpt2"}
+    found = recorded(
+        "capacity_scaling", CapacityRecord, version=VERSION, where=lambda r: wanted.items() <= vars(r).items()
+    )
+    allowed = within_percent(smallest_bits_per_parameter("float32"), 10)
+    measured, reason = published_capacity(found, allowed.high)
+    judge(measured, allowed, reason)
+
+
+@claim(
+    id="CAP-5",
+    version=1,
+    headline=CAPACITY,
+    kind="recorded",
+    source=MORRIS,
+    expect="open",
+    faults=["bfloat16_that_holds_half"],
+    scale="full",
+)
+def test_gain_of_twice_the_bits(judge, recorded):
+    """Going from bf16 to fp32 raises the capacity of the smallest published model by less than 25 %, not by the factor 2 in bits."""
+    from gemma_bench.core.intervals import median_interval
+    from gemma_bench.experiments.capacity_scaling import VERSION, CapacityRecord
+
+    from published.capacity import SMALLEST_PARAMETERS
+
+    wanted = [{"parameters_count": SMALLEST_PARAMETERS, "dtype": dtype} for dtype in ("float32", "bfloat16")]
+    full, half = (
+        recorded("capacity_scaling", CapacityRecord, version=VERSION, where=lambda r, w=w: w.items() <= vars(r).items())
+        for w in wanted
+    )
+    gains = [100 * (a / b - 1) for a, b in zip(full.samples, half.samples, strict=False)]
+    reason = f"bits per parameter {full.capacity_bits_per_parameter:.2f} and {half.capacity_bits_per_parameter:.2f}"
+    judge(Measured.within(median_interval(gains), "% more", gains), at_most(25), reason)
+
+
+@claim(
+    id="CAP-14",
+    version=1,
+    headline=CAPACITY,
+    kind="recorded",
+    source=MORRIS,
+    expect="refuted",
+    faults=["capacity_of_36_tenths"],
+    scale="study",
+)
+def test_capacity_of_the_smallest_models(judge, recorded):
+    """Below 15 thousand parameters the capacity per parameter is 3.6 bits, within 5 %."""
+    from gemma_bench.experiments.capacity_scaling import VERSION, FitRecord
+
+    found = recorded(
+        "capacity_fit", FitRecord, version=VERSION, where=lambda r: max(r.sizes_parameters_counts) < 15_000
+    )
+    ends = (f"origin_{end}bits_per_parameter" for end in ("", "low_", "high_"))
+    value, low, high = (getattr(found, end) for end in ends)
+    slope = f"{found.slope_bits_per_parameter:.2f} [{found.slope_low_bits_per_parameter:.2f}, {found.slope_high_bits_per_parameter:.2f}]"
+    reason = f"ratio through the origin; slope {slope}; single capacities {found.smallest_bits_per_parameter:.2f} to {found.largest_bits_per_parameter:.2f}"
+    judge(Measured(value=value, low=low, high=high, unit="bits per parameter"), within_percent(3.6, 5), reason)
+
+
+@claim(
     id="CAP-6",
     version=1,
     headline=CAPACITY,

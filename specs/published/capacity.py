@@ -39,6 +39,17 @@ class MembershipRow:
     predicted_f1: float
 
 
+SMALLEST_PARAMETERS = 80_352
+
+
+def smallest_bits_per_parameter(precision: str) -> float:
+    """Return the published capacity of the smallest model, 1 layer of width 32, over its parameters."""
+    (row,) = (row for row in table("morris_capacity_partial") if int(row["parameters"]) == SMALLEST_PARAMETERS)
+    return (
+        float(row[{"float32": "capacity_fp32_bits", "bfloat16": "capacity_bf16_bits"}[precision]]) / SMALLEST_PARAMETERS
+    )
+
+
 def sweeps() -> list[Sweep]:
     """Return the sweeps' cells with their data's entropy, N·S·log2 V."""
     return [
