@@ -36,8 +36,9 @@ test: download ## Run everything that CI runs: style, types, layers, tests, clai
 browser: $(READY) ## Look at the page in headless chromium (Debian: apt-get install chromium)
 	$(BIN)/tox run -e browser
 
-benchmark: download ## Run the asv series for this commit; dashboard in build/asv/html
+benchmark: download ## Run the asv series for this commit (dashboard in build/asv/html), then time the kernels
 	cd asv_benches && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --quick 'HEAD^!' && ../$(BIN)/asv publish
+	$(BIN)/python -m pytest -q benchmarks
 
 ledger: download ## Plant the faults, judge the claims, commit-ready under results/
 	$(BIN)/gemma-bench claims run --faults
