@@ -31,3 +31,25 @@ def median_interval(samples: Sequence[float], *, confidence: float = 0.95, seed:
     ).confidence_interval
     low, high = np.clip(result, (values.min(), median), (median, values.max()))  # interpolation rounds past the ends
     return Interval(median, float(low), float(high))
+
+
+def proportion_interval(successes_count: int, count: int, *, confidence: float = 0.95) -> Interval:
+    """Return a share with Wilson's interval, which has width where all or none succeeded."""
+    from scipy.stats import binomtest
+
+    found = binomtest(successes_count, count).proportion_ci(confidence, method="wilson")
+    share = successes_count / count
+    return Interval(share, min(float(found.low), share), max(float(found.high), share))
+
+
+def ratio_interval(
+    numerators: Sequence[float], denominators: Sequence[float], *, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Return the ratio of two sums over the same cases, with its percentile-bootstrap interval (10,000 resamples)."""
+    import numpy as np
+
+    above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    random, ratio = np.random.default_rng(seed), float(above.sum() / below.sum())
+    drawn = random.multinomial(len(above), np.full(len(above), 1 / len(above)), size=10_000)
+    low, high = np.quantile((drawn @ above) / (drawn @ below), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(ratio, min(float(low), ratio), max(float(high), ratio))

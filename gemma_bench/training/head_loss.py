@@ -1,9 +1,10 @@
 """Cross-entropy of many rows at a vocabulary of 262,144 without ever holding all of their logits."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -32,3 +33,13 @@ def _chunk_loss(
     head: Callable[[Tensor], Tensor], hidden: Float[Tensor, "row hidden"], labels: Int[Tensor, " row"]
 ) -> Float[Tensor, ""]:
     return torch.nn.functional.cross_entropy(head(hidden).float(), labels, reduction="sum")
+
+
+def next_token_loss(
+    model: Any, tokens: Int[Tensor, "batch position"], is_counted: Bool[Tensor, "batch position"]
+) -> Float[Tensor, ""]:
+    """Return the mean -log p of the counted tokens, each given all before it, for a causal model with a head."""
+    hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+    following = is_counted[:, 1:]
+    total = summed_cross_entropy(model.get_output_embeddings(), hidden[:, :-1][following], tokens[:, 1:][following])
+    return total / following.sum().clamp(min=1)
