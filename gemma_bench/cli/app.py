@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from gemma_bench.cli import analyze, bench, claims, experiments, machine, models
+from gemma_bench.cli import analyze, bench, claims, experiments, machine, models, train
 from gemma_bench.cli.console import errors
 from gemma_bench.core.errors import GemmaBenchError
 
@@ -24,6 +24,12 @@ app.command("generate")(models.generate)
 app.command("bench")(bench.bench)
 app.command("experiments")(experiments.menu)
 app.command("run")(experiments.run)
+app.command(
+    "train",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)(train.train)
+app.command("fuse")(train.fuse)
 app.add_typer(analyze.app, name="analyze")
 app.add_typer(claims.app, name="claims")
 app.command("ledger")(claims.ledger)

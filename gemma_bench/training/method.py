@@ -10,6 +10,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from gemma_bench.training.adapters import PROJECTIONS, adapter_parameters, attach, layers
+from gemma_bench.training.objective import Objective
 from gemma_bench.training.schedule import Schedule, cosine
 from gemma_bench.training.settings import Settings
 
@@ -88,13 +89,17 @@ def adamw(groups: list[dict[str, Any]], settings: Settings) -> torch.optim.Optim
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model made ready by a method; `changes_frozen_weights` says that merges change what no optimizer owns."""
+    """A model made ready by a method.
+
+    `changes_frozen_weights` says that merges change what no optimizer owns; `objective` is next tokens by default.
+    """
 
     model: nn.Module
     groups: list[Group]
     optimizer: MakeOptimizer = adamw
     callbacks: list[MethodCallback] = field(default_factory=list)
     changes_frozen_weights: bool = False
+    objective: Objective | None = None
 
 
 class Method(Protocol):

@@ -2,17 +2,14 @@
 
 from typing import Any, Protocol, cast
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from gemma_bench.training.data import IGNORED, padded
 from gemma_bench.training.head_loss import summed_cross_entropy
 
 Batch = dict[str, Tensor]
-
-IGNORED = -100
-"""The label of a position that is not to be predicted."""
 
 _MOST_LOGITS = 1 << 28
 """Above 1 GB of logits in float32 they are made in pieces, and once more in the backward pass."""
@@ -38,8 +35,10 @@ class NextToken:
     """−log p of every labelled token given those before it."""
 
     def collate(self, rows: Any) -> Batch:
-        """Take rows of one length as they are: every token but the first is a target."""
-        ids = torch.as_tensor(rows).long()
+        """Pad examples; take rows of one length as they are, where every token but the first is a target."""
+        if not isinstance(rows, Tensor):
+            return padded(rows)
+        ids = rows.long()
         return {"input_ids": ids, "labels": ids}
 
     def target_count(self, batch: Batch) -> int:

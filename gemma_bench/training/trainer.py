@@ -57,7 +57,11 @@ class Trainer(Base):  # type: ignore[misc]
         autocast: bool = False,
     ) -> None:
         """Take everything; nothing is written unless there is a `folder`, whose checkpoints carry the `identity`."""
-        self.prepared, self.settings, self.objective = prepared, settings, objective or NextToken()
+        self.prepared, self.settings, self.objective = (
+            prepared,
+            settings,
+            objective or prepared.objective or NextToken(),
+        )
         self.identity, self.waiting = dict(identity or {}), dict[str, Any]()
         optimizer = prepared.optimizer([{"params": group.parameters} for group in prepared.groups], settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [group.schedule for group in prepared.groups])

@@ -1,0 +1,162 @@
+"""`gemma-bench train full|lora|relora|rank1` and `fuse`; options are the fields of the run and of its method."""
+
+import inspect
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from gemma_bench.cli.console import errors, output, progress_bar
+from gemma_bench.core.errors import BadInputError, DamagedFileError
+from gemma_bench.core.files import read_text
+
+INTERRUPTED = 130
+
+
+def train(context: typer.Context) -> None:
+    """Fine-tune Gemma 3: full, lora, relora or rank1; `gemma-bench train METHOD --help` lists its options."""
+    _methods_app()(args=context.args, prog_name="gemma-bench train", standalone_mode=True)
+
+
+def fuse(
+    model: Annotated[str, typer.Option(help="The model that the adapter was trained beside.")],
+    adapter_path: Annotated[Path, typer.Option(help="Folder of the adapter, in PEFT's form.")],
+    output_path: Annotated[Path, typer.Option("--output", "-o", help="Where the model folder goes.")],
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. Default: that of the model.")] = None,
+) -> None:
+    """Write a model with its adapter merged: one folder that transformers and mlx_lm load."""
+    from gemma_bench.models.loading import load
+    from gemma_bench.training.adapters import load as load_adapter
+    from gemma_bench.training.fuse import fuse as fuse_into
+
+    if output_path.exists():
+        raise BadInputError(f"output {output_path} exists already")
+    with progress_bar() as progress:
+        backend: Any = load(model, "torch", "cpu", "float32", progress)
+        adapted = load_adapter(backend.model, adapter_path)
+        folder = fuse_into(adapted, backend.folder, output_path, dtype=dtype, progress=progress)
+    output.print(f"{folder.path}: {folder.precision}", highlight=False, soft_wrap=True)
+
+
+def _methods_app() -> typer.Typer:
+    """Build the sub-commands when they are needed: their options are declared by modules that import torch."""
+    from gemma_bench.methods.rank_one import RankOne
+    from gemma_bench.methods.relora import ReLoRA
+    from gemma_bench.training.method import Full, Lora
+
+    app = typer.Typer(help="Fine-tune Gemma 3.", no_args_is_help=True, pretty_exceptions_enable=False)
+    for method in (Full, Lora, ReLoRA, RankOne):
+        app.command(method.name, help=method.__doc__)(_command(method))
+    return app
+
+
+def _command(method: Any) -> Callable[..., None]:
+    """Return a function whose options are the fields of paths, settings and method, all of them optional.
+
+    What the command line leaves out comes from the YAML file, and what that leaves out from the fields' defaults.
+    """
+    from gemma_bench.training.run import Paths
+    from gemma_bench.training.settings import Settings
+
+    def run(config: Path | None, resume: bool, **given: Any) -> None:
+        asked = {name: value for name, value in given.items() if value is not None}
+        _run(method, {**(_yaml(config) if config else {}), **asked}, resume=resume)
+
+    fixed = [
+        _parameter("config", Annotated[Path | None, typer.Option(help="YAML file with any of these options.")], None),
+        _parameter("resume", Annotated[bool, typer.Option(help="Go on from the newest checkpoint.")], False),
+    ]
+    parts: list[type[BaseModel]] = [Paths, Settings, method]
+    options = [_option(name, field) for part in parts for name, field in part.model_fields.items()]
+    setattr(run, "__signature__", inspect.Signature([*options, *fixed]))  # noqa: B010
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*options, *fixed)}
+    return run
+
+
+_KINDS: dict[Any, Any] = {int: int, float: float, bool: bool, float | None: float, Path: Path}
+
+
+def _option(name: str, field: Any) -> inspect.Parameter:
+    flags = (f"--{name.replace('_', '-')}", "-o") if name == "output" else ()
+    default = "" if field.is_required() else f" [default: {_shown(field.default)}]"
+    option = typer.Option(*flags, help=f"{field.description}{default}", show_default=False)
+    kind = _KINDS.get(field.annotation, str)
+    return _parameter(name, Annotated[kind | None, option], None)
+
+
+def _shown(default: Any) -> str:
+    return ",".join(default) if isinstance(default, tuple) else str(default)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(read_text(path, "config file"))
+    except yaml.YAMLError as error:
+        raise DamagedFileError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise DamagedFileError(f"config file {path} must hold options by name, got {type(found).__name__}")
+    return {str(name).replace("-", "_"): value for name, value in found.items()}
+
+
+def _parts(method: Any, options: Mapping[str, Any]) -> list[Any]:
+    """Sort options into the models that own them; refuse what none owns and what a field does not allow."""
+    from gemma_bench.training.run import Paths
+    from gemma_bench.training.settings import Settings
+
+    owners = (Paths, Settings, method)
+    known = {name for owner in owners for name in owner.model_fields}
+    for name in options:
+        if name not in known:
+            raise BadInputError(
+                f"unknown option {name!r} for {method.name}, expected one of {', '.join(sorted(known))}"
+            )
+    given = {**options}
+    if isinstance(given.get("targets"), str):
+        given["targets"] = tuple(given["targets"].split(","))
+    try:
+        return [owner(**{name: given[name] for name in owner.model_fields if name in given}) for owner in owners]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        said = first["msg"][0].lower() + first["msg"][1:]
+        got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        raise BadInputError(f"--{name}: {said}{got}") from error
+
+
+def _run(method: Any, options: Mapping[str, Any], *, resume: bool) -> None:
+    from gemma_bench.core.records import write_record
+    from gemma_bench.training.log import Stop
+    from gemma_bench.training.run import train as train_run
+
+    paths, settings, chosen = _parts(method, options)
+    stop = Stop()
+    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with progress_bar() as progress:
+            record = train_run(paths, chosen, settings, resume=resume, stop=stop, progress=progress)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    path = write_record(record, paths.output)
+    if record.cut_rows_count:
+        errors.print(
+            f"{record.cut_rows_count:,} of {record.train_rows_count:,} rows were too long and cut", style="yellow"
+        )
+    for split, nats in (("valid", record.valid_nats), ("test", record.test_nats)):
+        if nats is not None:
+            output.print(
+                f"{split}: {nats:.4f} nats per token, perplexity {2.718281828459045**nats:.4g}", highlight=False
+            )
+    output.print(f"record: {path}", highlight=False, soft_wrap=True)
+    if not record.is_complete:
+        errors.print(f"stopped after step {record.steps_count}: go on with --resume", style="yellow", highlight=False)
+        raise typer.Exit(INTERRUPTED)

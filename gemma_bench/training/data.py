@@ -1,0 +1,115 @@
+"""Data in the convention of `mlx_lm.lora`: a folder with train, valid and test.jsonl of chats, completions or texts."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gemma_bench.core.errors import BadInputError, DamagedFileError
+from gemma_bench.core.files import read_text
+
+IGNORED = -100
+"""The label of a position that is not to be predicted."""
+
+_SHORTEST = 2
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row's tokens, of which the first `prompt_count` are given and not to be learnt."""
+
+    tokens: list[int]
+    prompt_count: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows become examples: how long they may be, what happens to longer ones, and whether prompts are learnt."""
+
+    tokenizer: Any
+    context_tokens: int
+    mask_prompt: bool = False
+    refuse_long: bool = False
+
+
+class Examples(Dataset[Example]):
+    """The rows of one file; `cut_count` were longer than the context and lost their end."""
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        """Read a file; an error names it and the line."""
+        self.rows: list[Example] = []
+        self.cut_count = 0
+        for number, line in enumerate(read_text(path, "data file").splitlines(), start=1):
+            if line.strip():
+                self.rows.append(self._fitted(_example(_row(line, path, number), reading), reading, path, number))
+        if not self.rows:
+            raise BadInputError(f"data file {path} has no rows")
+
+    def _fitted(self, example: Example, reading: Reading, path: Path, number: int) -> Example:
+        length, most = len(example.tokens), reading.context_tokens
+        if length < _SHORTEST:
+            raise BadInputError(f"data file {path}, line {number}: a row must have at least 2 tokens, got {length}")
+        if length <= most:
+            return example
+        if reading.refuse_long:
+            raise BadInputError(f"data file {path}, line {number}: {length:,} tokens are too many, at most {most:,}")
+        self.cut_count += 1
+        return Example(example.tokens[:most], example.prompt_count)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        """Return one row."""
+        return self.rows[index]
+
+
+def split_path(folder: Path, split: str) -> Path:
+    """Return where a split's rows are."""
+    return folder / f"{split}.jsonl"
+
+
+def padded(rows: list[Example]) -> dict[str, Tensor]:
+    """Make a batch of rows of different lengths: padding at the right, labels where something is to be learnt."""
+    length = max(len(row.tokens) for row in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    labels = torch.full((len(rows), length), IGNORED)
+    for index, row in enumerate(rows):
+        tokens = torch.tensor(row.tokens)
+        ids[index, : len(tokens)] = tokens
+        labels[index, row.prompt_count : len(tokens)] = tokens[row.prompt_count :]
+    return {"input_ids": ids, "labels": labels}
+
+
+def _row(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DamagedFileError(f"data file {path}, line {number} is not JSON: {error}") from error
+    kinds = ({"messages"}, {"prompt", "completion"}, {"text"})
+    if not isinstance(row, dict) or not any(kind <= set(row) for kind in kinds):
+        found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+        raise DamagedFileError(
+            f"data file {path}, line {number} must have messages, prompt and completion, or text, got {found or 'none'}"
+        )
+    return row
+
+
+def _example(row: dict[str, Any], reading: Reading) -> Example:
+    tokenizer = reading.tokenizer
+    if "text" in row:
+        return Example([*tokenizer(str(row["text"])).input_ids, tokenizer.eos_token_id])
+    messages = row.get("messages") or [
+        {"role": "user", "content": str(row["prompt"])},
+        {"role": "assistant", "content": str(row["completion"])},
+    ]
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    given = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    cut = len(given) if reading.mask_prompt and whole.startswith(given) else 0
+    prompt = tokenizer(whole[:cut], add_special_tokens=False).input_ids if cut else []
+    return Example([*prompt, *tokenizer(whole[cut:], add_special_tokens=False).input_ids], len(prompt))

@@ -1,0 +1,42 @@
+"""From a model with adapters to a plain model folder, which transformers and mlx_lm both load."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gemma_bench.core.files import Progress, silent
+from gemma_bench.models.folder import ModelFolder
+from gemma_bench.models.saving import save_folder
+from gemma_bench.models.tokenizer import load_tokenizer
+from gemma_bench.training.adapters import factors, layers
+from gemma_bench.training.split_weights import master
+
+
+def fuse(
+    model: nn.Module, source: ModelFolder, destination: Path, *, dtype: str | None = None, progress: Progress = silent
+) -> ModelFolder:
+    """Write the model as it computes now: weights, what bfloat16 lost of them, and adapters, rounded once."""
+    plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    found, named = layers(plain), dict(plain.named_parameters())
+
+    def read(name: str) -> Tensor:
+        layer = found.get(name.removesuffix(".weight"))
+        if layer is None:
+            tensor: Tensor = named[name]
+            return tensor.detach().cpu()
+        b, a = (part.float() for part in factors(layer))
+        with torch.no_grad():
+            return torch.addmm(master(layer.get_base_layer()).float(), b, a).cpu()
+
+    origin = f"{source.origin}, fine-tuned"
+    return save_folder(
+        destination,
+        source.size,
+        read,
+        load_tokenizer(source.path),
+        origin,
+        dtype=dtype or source.dtype,
+        progress=progress,
+    )

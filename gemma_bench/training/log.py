@@ -1,0 +1,85 @@
+"""What a run tells while it goes on: a line of JSON per report, TensorBoard, progress; and how it is asked to stop."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from gemma_bench.core.files import Progress, write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+LOG = "log.jsonl"
+_SUMMARY = "train_runtime"
+
+
+class Log(TrainerCallback):
+    """Writes every report to log.jsonl and to TensorBoard; a resumed run first drops what it will tell again."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the run's folder."""
+        self.folder = folder
+        self.writer: SummaryWriter | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
+        """Cut the log to the step that the run stands at."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = self.folder / LOG
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        write_text(path, "".join(line for line in lines if _step(line) <= state.global_step))
+        self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=state.global_step + 1)
+
+    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
+        """Append one report."""
+        logs: dict[str, float] = more["logs"]
+        if self.writer is None or _SUMMARY in logs:
+            return
+        with (self.folder / LOG).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        for name, value in logs.items():
+            self.writer.add_scalar(name, value, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
+        """Close TensorBoard's file."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _step(line: str) -> float:
+    """Return a line's step; what a kill left half-written comes after everything."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return float("inf")
+
+
+class Bar(TrainerCallback):
+    """Reports progress after every step."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Take whom to tell."""
+        self.progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
+        """Tell how many steps are done."""
+        self.progress("training", state.global_step, state.max_steps)
+
+
+class Stop(TrainerCallback):
+    """Ends a run after the step in hand, with a checkpoint, once `ask` was called: from a signal handler, say."""
+
+    def __init__(self) -> None:
+        """Start unasked."""
+        self.is_asked = False
+
+    def ask(self, *_: Any) -> None:
+        """Ask the run to stop."""
+        self.is_asked = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
+        """Save and stop, if asked."""
+        if self.is_asked:
+            control.should_save = control.should_training_stop = True

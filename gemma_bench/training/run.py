@@ -1,0 +1,180 @@
+"""One training run from folders to folders: what the command line starts, and what can be resumed."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import TrainerCallback
+
+from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.files import Progress, sha256, silent
+from gemma_bench.core.records import Record
+from gemma_bench.models.backend import Backend, subject
+from gemma_bench.models.loading import load
+from gemma_bench.models.weights import locate
+from gemma_bench.training import adapters, checkpoint
+from gemma_bench.training.data import Examples, Reading, split_path
+from gemma_bench.training.fuse import fuse
+from gemma_bench.training.log import Bar, Log, Stop
+from gemma_bench.training.method import Method
+from gemma_bench.training.settings import Settings
+from gemma_bench.training.trainer import Trainer, mean_nats
+
+VERSION = 1
+
+
+class Paths(BaseModel):
+    """What is trained on what, and where the results go."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="270m, 1b, tiny, …, or a model folder.")
+    data: Path = Field(description="Folder with train.jsonl and, if wanted, valid.jsonl and test.jsonl.")
+    output: Path = Field(Path("build/train"), description="Folder of the run: log, checkpoints, results.")
+    device: Literal["cpu", "mps", "cuda"] = Field("cpu", description="cpu, mps or cuda.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="float32 or bfloat16.")
+    max_seq_length: int = Field(512, ge=2, description="Longest row in tokens.")
+    mask_prompt: bool = Field(False, description="Learn completions and last answers only.")
+    refuse_long: bool = Field(False, description="Refuse rows that are too long instead of cutting them.")
+    fuse: bool = Field(False, description="Write the trained model as a plain model folder too.")
+
+
+class TrainRecord(Record):
+    """What a run came to."""
+
+    method: str
+    steps_count: int
+    is_complete: bool
+    duration_s: float
+    train_rows_count: int
+    cut_rows_count: int
+    trainable_parameters_count: int
+    valid_nats: float | None
+    test_nats: float | None
+
+
+def train(
+    paths: Paths,
+    method: Method,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    stop: Stop | None = None,
+    progress: Progress = silent,
+) -> TrainRecord:
+    """Train, from the start or from the newest checkpoint, and write the results into the output folder.
+
+    There `log.jsonl`, `tensorboard/` and `checkpoint-<step>/` grow; at the end come `adapter/`, in PEFT's form, where
+    the weights beside it stayed the loaded ones, else (or with `fuse`) `model/`, a plain model folder.
+    """
+    if checkpoint.checkpoints(paths.output) and not resume:
+        raise BadInputError(f"folder {paths.output} holds a run already: resume it or give another output")
+    start = checkpoint.newest(paths.output) if resume else None
+    backend = _load(paths, method, progress)
+    splits = _splits(paths, backend)
+    began = time.perf_counter()
+    trainer = _trainer(
+        paths, method, settings, backend, splits, [Log(paths.output), Bar(progress), *([stop] if stop else [])]
+    )
+    paths.output.mkdir(parents=True, exist_ok=True)
+    trainer.train(start)
+    is_complete = trainer.state.global_step == settings.iters
+    if is_complete:
+        _write(paths, trainer, backend, progress)
+    return _record(method, settings, backend, trainer, splits, time.perf_counter() - began, is_complete=is_complete)
+
+
+def _load(paths: Paths, method: Method, progress: Progress) -> Backend:
+    """Load weights that an optimizer will own in float32, frozen ones in the type that was asked for."""
+    folder = locate(paths.model, progress)
+    if folder.bits is not None:
+        raise BadInputError(f"a model to train must have whole weights, {folder.path.name} has {folder.bits} bits")
+    return load(folder, "torch", paths.device, "float32" if method.trains_weights else paths.dtype, progress)
+
+
+def _splits(paths: Paths, backend: Backend) -> dict[str, Examples]:
+    most = backend.size.max_position_embeddings
+    if paths.max_seq_length > most:
+        raise BadInputError(f"max seq length must be at most the model's context, {most}, got {paths.max_seq_length}")
+    reading = Reading(backend.tokenizer, paths.max_seq_length, paths.mask_prompt, paths.refuse_long)
+    if not split_path(paths.data, "train").exists():
+        raise BadInputError(f"data folder {paths.data} has no train.jsonl")
+    there = (split for split in ("train", "valid", "test") if split_path(paths.data, split).exists())
+    return {split: Examples(split_path(paths.data, split), reading) for split in there}
+
+
+def _trainer(
+    paths: Paths,
+    method: Method,
+    settings: Settings,
+    backend: Any,
+    splits: dict[str, Examples],
+    callbacks: Sequence[TrainerCallback],
+) -> Trainer:
+    return Trainer(
+        method.prepare(backend.model, settings),
+        splits["train"],
+        settings,
+        held_out=splits.get("valid"),
+        callbacks=callbacks,
+        folder=paths.output,
+        identity=_identity(paths, method, settings, backend),
+        device=paths.device,
+        autocast=paths.dtype == "bfloat16" and method.trains_weights,
+    )
+
+
+def _identity(paths: Paths, method: Any, settings: Settings, backend: Backend) -> dict[str, Any]:
+    """Return all that decides the numbers of a run: a resumed one must agree in every field."""
+    chosen = {**paths.model_dump(mode="json", exclude={"output", "fuse", "model", "data"})}
+    chosen |= settings.model_dump(mode="json", exclude={"save_every"}) | method.model_dump(mode="json")
+    files = (split_path(paths.data, split) for split in ("train", "valid"))
+    data = hashlib.sha256("".join(sha256(file) for file in files if file.exists()).encode()).hexdigest()
+    return {**chosen, "method": method.name, "model": backend.folder.sha256, "data": data}
+
+
+def _write(paths: Paths, trainer: Trainer, backend: Backend, progress: Progress) -> None:
+    is_adapter = bool(adapters.layers(trainer.model)) and not trainer.prepared.changes_frozen_weights
+    if is_adapter:
+        adapters.save(trainer.model, paths.output / "adapter")
+    if paths.fuse or not is_adapter:
+        fuse(trainer.model, backend.folder, paths.output / "model", dtype=paths.dtype, progress=progress)
+
+
+def _record(
+    method: Method,
+    settings: Settings,
+    backend: Backend,
+    trainer: Trainer,
+    splits: dict[str, Examples],
+    duration_s: float,
+    *,
+    is_complete: bool,
+) -> TrainRecord:
+    def nats(split: str) -> float | None:
+        if split not in splits or not is_complete:
+            return None
+        return mean_nats(trainer.model, splits[split], trainer.objective, batch_size=settings.batch_size)
+
+    losses = tuple(line["loss"] for line in trainer.state.log_history if "loss" in line)
+    return TrainRecord.measured(
+        subject(backend, settings.seed),
+        experiment=f"train_{method.name}",
+        experiment_version=VERSION,
+        config_json=json.dumps(trainer.identity, sort_keys=True),
+        scale="study",
+        samples=losses,
+        method=method.name,
+        steps_count=trainer.state.global_step,
+        is_complete=is_complete,
+        duration_s=duration_s,
+        train_rows_count=len(splits["train"]),
+        cut_rows_count=splits["train"].cut_count,
+        trainable_parameters_count=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        valid_nats=nats("valid"),
+        test_nats=nats("test"),
+    )

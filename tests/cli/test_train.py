@@ -1,0 +1,184 @@
+"""`train` and `fuse`: from a folder of rows to one that both libraries load, stopped and resumed without a trace."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from gemma_bench.models.loading import load
+
+STEPS = ["--iters", 8, "--learning-rate", "1e-2", "--batch-size", 2, "--steps-per-report", 1, "--save-every", 2]
+METHODS = {
+    "full": ["full"],
+    "lora": ["lora", "--rank", 2, "--dropout", 0.1],
+    "relora": ["relora", "--rank", 2, "--reset-interval", 3, "--rewarm-steps", 1],
+    "rank1": ["rank1", "--rule", "error_feedback", "--merge-freq", 1],
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [{"prompt": f"add one to {n}", "completion": f"{n + 1}"} for n in range(9)]
+    rows += [
+        {"text": "plain text"},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    ]
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def start(tiny, data, tmp_path):
+    """The options that every run here has."""
+
+    def options(method, output="run", *more):
+        return ["train", *METHODS[method], "--model", tiny.path, "--data", data, "-o", tmp_path / output, *STEPS, *more]
+
+    return options
+
+
+def logits(folder, library):
+    backend = load(str(folder), library, "cpu", "float32")
+    return backend.numpy(backend.logits([[2, 70, 80, 90, 100]]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_trains_and_its_model_is_the_same_in_both_libraries(gemma_bench, start, tiny, tmp_path, method):
+    done = gemma_bench(*start(method, "run", "--fuse"))
+    assert done.code == 0, done.err
+    assert "perplexity" in done.out
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    (record,) = (tmp_path / "run" / "records" / f"train_{METHODS[method][0]}").iterdir()
+    found = json.loads(record.read_text())
+    assert (found["steps_count"], found["is_complete"], found["cut_rows_count"]) == (8, True, 0)
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    ours, theirs = (logits(tmp_path / "run" / "model", library) for library in ("torch", "mlx"))
+    assert np.abs(ours - theirs).max() < 1e-3
+    assert np.abs(ours - logits(tiny.path, "torch")).max() > 1e-3
+
+
+def test_fusing_an_adapter_changes_no_logit(gemma_bench, start, tiny, tmp_path):
+    from gemma_bench.training.adapters import load as load_adapter
+
+    assert gemma_bench(*start("lora")).code == 0
+    adapter = tmp_path / "run" / "adapter"
+    done = gemma_bench("fuse", "--model", tiny.path, "--adapter-path", adapter, "-o", tmp_path / "fused")
+    assert done.code == 0, done.err
+    adapted = load_adapter(load(tiny, "torch", "cpu", "float32").model, adapter).eval()
+    with torch.no_grad():
+        expected = adapted(input_ids=torch.tensor([[2, 70, 80, 90, 100]])).logits.numpy()
+    for library, allowed in (("torch", 1e-4), ("mlx", 1e-3)):
+        assert np.abs(logits(tmp_path / "fused", library) - expected).max() < allowed
+    again = gemma_bench("fuse", "--model", tiny.path, "--adapter-path", adapter, "-o", tmp_path / "fused")
+    assert (again.code, "exists already" in again.err) == (2, True)
+
+
+@pytest.mark.parametrize("method", ["relora", "rank1"])
+def test_a_killed_run_resumes_without_a_trace(gemma_bench, start, started, tmp_path, method):
+    """Kill -9 once there is a checkpoint; log and weights end as those of a run that nobody touched."""
+    assert gemma_bench(*start(method, "whole")).code == 0
+    slow = (
+        "import time, sys, gemma_bench.training.log as log; tell = log.Bar.on_step_end\n"
+        "def wait(*a, **k): tell(*a, **k); time.sleep(0.3)\n"
+        "log.Bar.on_step_end = wait\n"
+        f"sys.argv = {['gemma-bench', *map(str, start(method, 'killed'))]!r}\n"
+        "from gemma_bench.cli.app import main; main()\n"
+    )
+    running = started([sys.executable, "-c", slow], env=dict(os.environ))
+    waited = time.monotonic() + 60
+    while not (tmp_path / "killed" / "checkpoint-4").exists() and time.monotonic() < waited:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait(30) == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "model").exists()
+    assert gemma_bench(*start(method, "killed", "--resume")).code == 0
+    one, other = (tmp_path / name for name in ("whole", "killed"))
+    assert (one / "log.jsonl").read_text() == (other / "log.jsonl").read_text()
+    weights = [path / "model" / "model.safetensors" for path in (one, other)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_terminated_run_stops_after_the_step_in_hand_and_says_how_to_go_on(start, started, tmp_path):
+    command = [sys.executable, "-m", "gemma_bench", *map(str, start("lora")), "--iters", "100000"]
+    running = started(command, env=dict(os.environ), stderr=subprocess.PIPE, text=True)
+    waited = time.monotonic() + 60
+    while not (tmp_path / "run" / "checkpoint-4").exists() and time.monotonic() < waited:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert "go on with --resume" in said
+
+
+def test_yaml_gives_options_and_the_command_line_overrides_them(gemma_bench, start, tmp_path):
+    (tmp_path / "c.yaml").write_text("iters: 3\nrank: 4\nlearning-rate: 0.5\n")
+    assert gemma_bench(*start("lora", "run", "--config", tmp_path / "c.yaml")).code == 0
+    (record,) = (tmp_path / "run" / "records" / "train_lora").iterdir()
+    chosen = json.loads(json.loads(record.read_text())["config_json"])
+    assert (chosen["iters"], chosen["rank"], chosen["learning_rate"]) == (8, 2, 0.01)
+    (tmp_path / "c.yaml").write_text("colour: red\n")
+    done = gemma_bench(*start("lora", "other", "--config", tmp_path / "c.yaml"))
+    assert (done.code, "unknown option 'colour' for lora" in done.err) == (2, True)
+
+
+def test_long_rows_are_counted_or_refused(gemma_bench, start):
+    done = gemma_bench(*start("lora", "cut", "--max-seq-length", 20))
+    assert "9 of 11 rows were too long and cut" in " ".join(done.err.split())
+    done = gemma_bench(*start("lora", "refused", "--max-seq-length", 20, "--refuse-long"))
+    assert done.code == 2
+    assert "line 1: " in done.err
+    assert "tokens are too many, at most 20" in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--rank", 0], "rank must be between 1 and 32, got 0"),
+        (["--rank", 33], "rank must be between 1 and 32, got 33"),
+        (["--targets", "qkv"], "unknown target 'qkv', expected one of down_proj"),
+        (["--targets", "lm_head"], "lm_head cannot have an adapter"),
+        (["--iters", 0], "--iters: input should be greater than or equal to 1, got 0"),
+        (["--dtype", "float16"], "--dtype: input should be 'float32' or 'bfloat16', got 'float16'"),
+        (["--max-seq-length", 1000], "max seq length must be at most the model's context, 512, got 1000"),
+        (["--data", "nowhere"], "data folder nowhere has no train.jsonl"),
+        (["--resume"], "holds no checkpoint"),
+    ],
+)
+def test_what_is_wrong_gets_one_sentence(gemma_bench, start, more, sentence):
+    done = gemma_bench(*start("lora", "run", *more))
+    assert done.code == 2
+    assert sentence in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "train.jsonl has no rows"),
+        ('{"text": "a"}\n{"text": \n', "train.jsonl, line 2 is not JSON"),
+        ('{"text": "a"}\n{"colour": 1}\n', "line 2 must have messages, prompt and completion, or text, got colour"),
+        ("[1]\n", "line 1 must have messages, prompt and completion, or text, got list"),
+    ],
+)
+def test_broken_data_names_file_and_line(gemma_bench, start, data, text, sentence):
+    (data / "train.jsonl").write_text(text)
+    done = gemma_bench(*start("lora"))
+    assert done.code == 2
+    assert sentence in " ".join(done.err.split())
+
+
+def test_another_run_is_not_resumed_nor_overwritten(gemma_bench, start):
+    assert gemma_bench(*start("lora")).code == 0
+    done = gemma_bench(*start("lora"))
+    assert (done.code, "holds a run already" in done.err) == (2, True)
+    done = gemma_bench(*start("lora", "run", "--resume", "--learning-rate", "0.5"))
+    assert (done.code, "learning_rate was 0.01 there and is 0.5 now" in " ".join(done.err.split())) == (2, True)

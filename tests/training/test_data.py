@@ -1,0 +1,36 @@
+"""Rows become tokens: what is learnt of them, and how they share a batch."""
+
+import json
+
+from gemma_bench.models.tokenizer import byte_tokenizer, with_chat_template
+from gemma_bench.training.data import IGNORED, Examples, Reading, padded
+
+
+def examples(tmp_path, rows, **options):
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n\n".join(json.dumps(row) for row in rows))
+    return Examples(path, Reading(with_chat_template(byte_tokenizer()), 200, **options))
+
+
+def test_a_masked_prompt_is_given_and_the_answer_learnt(tmp_path):
+    row = {"prompt": "question", "completion": "answer"}
+    plain, masked = (examples(tmp_path, [row], mask_prompt=mask)[0] for mask in (False, True))
+    assert plain.tokens == masked.tokens
+    assert plain.prompt_count == 0
+    tokenizer = byte_tokenizer()
+    given, learnt = masked.tokens[: masked.prompt_count], masked.tokens[masked.prompt_count :]
+    assert "question" in tokenizer.decode(given)
+    assert "answer" not in tokenizer.decode(given)
+    assert tokenizer.decode(learnt).startswith("answer")
+    batch = padded([masked])
+    assert (batch["labels"][0, : masked.prompt_count] == IGNORED).all()
+    assert batch["labels"][0, masked.prompt_count :].tolist() == learnt
+
+
+def test_texts_end_and_shorter_rows_are_padded_at_the_right(tmp_path):
+    short, long = examples(tmp_path, [{"text": "a"}, {"text": "abc"}]).rows
+    assert short.tokens == [2, 6 + ord("a"), 1]
+    batch = padded([short, long])
+    assert batch["input_ids"][0].tolist() == [*short.tokens, 0, 0]
+    assert batch["labels"][0].tolist() == [*short.tokens, IGNORED, IGNORED]
+    assert batch["input_ids"][1].tolist() == batch["labels"][1].tolist() == long.tokens
