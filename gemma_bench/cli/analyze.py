@@ -29,9 +29,21 @@ def memory(
     ram: Annotated[
         float | None, typer.Option(help="Memory of a Mac as sold: 256 is 256 GiB. Default: this machine.")
     ] = None,
+    method: Annotated[str | None, typer.Option(help="Of a training instead: full, lora, relora or rank1.")] = None,
+    rank: Annotated[int, typer.Option(help="With --method: the adapters' rank.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="With --method: rows per step.")] = 1,
+    length: Annotated[int, typer.Option(help="With --method: tokens per row.")] = 1024,
+    dtype: Annotated[str, typer.Option(help="With --method: bfloat16 or float32 weights.")] = "bfloat16",
+    checkpointing: Annotated[bool, typer.Option(help="With --method: recompute activations.")] = False,
     json: Json = False,
 ) -> None:
-    """Add weights, KV cache and activations up and compare them with what a GPU may use."""
+    """Add weights, KV cache and activations up, or forecast a training step; compare with what a GPU may use."""
+    if method is not None:
+        from gemma_bench.cli.training_memory import show
+
+        knobs = {"batch_size": batch_size, "length": length, "dtype": dtype, "checkpointing": checkpointing}
+        show(model, method, rank, knobs, _limits(ram), json)
+        return
     from gemma_bench.measure.fit import longest_context, most_bits, need
     from gemma_bench.models.weights import size_of
 

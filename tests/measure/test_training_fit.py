@@ -1,0 +1,44 @@
+"""The knobs that are named make it fit, and a run that does not fit is refused in one sentence."""
+
+import json
+
+import pytest
+
+from gemma_bench.core.errors import UnavailableError
+from gemma_bench.measure.training_fit import fitting_knobs, require_memory
+from gemma_bench.measure.training_memory import forecast
+from gemma_bench.methods.choice import method_named
+from gemma_bench.training.plan import Plan, trainable_size
+
+
+def plan(**knobs):
+    return Plan(trainable_size("tiny"), method_named("lora", 8), **{"batch_size": 4, "length": 256, **knobs})
+
+
+def test_the_first_knob_is_checkpointing_and_it_is_enough():
+    limit = forecast(plan(checkpointing=True)).peak_bytes * 1.2
+    assert forecast(plan()).peak_bytes > limit
+    assert fitting_knobs(plan(), limit) == "--checkpointing"
+
+
+def test_what_does_not_fit_is_refused_with_a_remedy():
+    needed = forecast(plan()).peak_bytes
+    require_memory(plan(), needed)
+    with pytest.raises(UnavailableError, match=r"needs .* GiB, .* GiB available; fits with --checkpointing"):
+        require_memory(plan(), needed * 0.9)
+    with pytest.raises(UnavailableError, match="is enough"):
+        require_memory(plan(), 1000)
+
+
+def test_the_command_line_answers_for_a_training():
+    from typer.testing import CliRunner
+
+    from gemma_bench.cli.analyze import app
+
+    asked = ["memory", "tiny", "--method", "lora", "--rank", "4", "--length", "64", "--ram", "1", "--json"]
+    said = json.loads(CliRunner().invoke(app, asked).stdout)
+    assert said["it_fits"]
+    assert (
+        sum(said[f"{kind}_bytes"] for kind in ("weights", "gradients", "optimizer", "activations", "temporaries"))
+        == said["peak_bytes"]
+    )
