@@ -61,11 +61,15 @@ def kept_a(layer: LoraLayer, generator: Generator) -> None:  # noqa: ARG001
 
 
 def top_pair(times: Product, transposed_times: Product, start: Vector) -> tuple[Vector, Vector]:
-    """Return σ·u and v of a matrix's largest singular value, by power iteration from a guess of v."""
+    """Return σ·u and v of a matrix's largest singular value, by power iteration from a guess of v.
+
+    A matrix of zeros, as in a step at rate 0, leaves the guess as it was: a guess of zeros would never move again.
+    """
     v = start
     for _ in range(_POWER_STEPS):
         v = transposed_times(times(v))
         v = v / v.norm().clamp_min(_TINY)
+    v = torch.where(v.norm() > 0, v, start)
     return times(v), v
 
 

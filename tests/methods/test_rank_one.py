@@ -72,7 +72,8 @@ def test_three_power_steps_from_a_good_guess_are_enough():
     matrix = u @ torch.diag(torch.tensor([4.0, 2, 1, 1, 0.5, 0.2, 0.1, 0.1])) @ v.T
     step, right = top_pair(matrix.mv, matrix.T.mv, v[:, 0] + 0.3 * v[:, 1])
     assert torch.outer(step, right).sub(4 * torch.outer(u[:, 0], v[:, 0])).norm() < 0.05
-    nothing, _ = top_pair(torch.zeros(50, 30).mv, torch.zeros(30, 50).mv, v[:, 0])
+    nothing, guess = top_pair(torch.zeros(50, 30).mv, torch.zeros(30, 50).mv, v[:, 0])
+    assert torch.equal(guess, v[:, 0])
     assert nothing.abs().max() == 0
 
 
