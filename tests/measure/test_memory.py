@@ -80,8 +80,11 @@ def test_loading_and_decoding_take_what_was_predicted(tiny, library, workload):
 
 
 def test_room_that_mlx_reserves_in_steps_is_predicted(tiny):
-    meter, predicted = phases(tiny, "mlx", Workload(250, 12))
-    assert meter.phases["decode"].live_bytes == pytest.approx(predicted.decode_bytes, rel=0.05)
+    """MLX works ahead as the machine's load lets it: the largest of three peaks is what had to be foreseen."""
+    runs = [phases(tiny, "mlx", Workload(250, 12)) for _ in range(3)]
+    predicted = runs[0][1]
+    peak = max(meter.phases["decode"].live_bytes for meter, _ in runs)
+    assert peak == pytest.approx(predicted.decode_bytes, rel=0.05)
     _, shorter = phases(tiny, "mlx", Workload(240, 12))
     assert predicted.decode_bytes > 1.05 * shorter.decode_bytes
 

@@ -90,7 +90,8 @@ def test_a_long_prompt_is_read_in_pieces(backend, monkeypatch):
 def test_our_loop_is_mlx_lm_s(tiny):
     """In turn on one model: the same tokens, and our rate is mlx_lm's but for the text that it makes of them.
 
-    That is under 1 ms a token: much of the tiny model's token and little of a real one's.
+    That is under 1 ms a token: much of the tiny model's token and little of a real one's. The fastest of each count,
+    because other work on the machine only ever adds time.
     """
     from mlx_lm.generate import generate_step
 
@@ -105,7 +106,7 @@ def test_our_loop_is_mlx_lm_s(tiny):
     found = compare(
         lambda: run_trial(backend, workload).decode_tokens_per_s, lambda: mlx_lm_tokens_per_s(backend, workload), 6
     )
-    extra_s = 1 / np.median(found.b) - 1 / np.median(found.a)
+    extra_s = 1 / max(found.b) - 1 / max(found.a)
     assert found.ratio.high > 0.9
     assert extra_s < 1e-3
 
