@@ -1,0 +1,174 @@
+"""Arms of low-rank training side by side: equal tokens, each at its own best rate, several seeds, one record.
+
+A rate is chosen on a seed of its own, from a grid that grows until its best is not at an end. Runs go side by side in
+processes of one thread, or one after the other on a GPU; with a `state` folder finished runs are kept and not repeated.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.files import Progress, write_text
+from gemma_bench.experiments.arms_record import ArmsRecord, Grid, best_rate, figures, is_bracketed, searches, subject
+from gemma_bench.experiments.low_rank_arms import Arm, Course, Outcome, run_arm, warm_up
+from gemma_bench.training.micro import micro_model
+
+
+class Comparison(BaseModel):
+    """What is compared.
+
+    A grid of rates grows by at most `most_extensions`; `processes` is how many runs go side by side on CPUs, 0 for one
+    per core.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    course: Course
+    arms: tuple[Arm, ...]
+    tuning_seed: int = 0
+    seeds: tuple[int, ...] = (1, 2, 3)
+    most_extensions: int = 8
+    processes: int = 0
+
+
+class Job(NamedTuple):
+    """One run: an arm at a rate with a seed."""
+
+    arm: Arm
+    rate: float
+    seed: int
+
+
+Results = dict[tuple[str, float, int], Outcome]
+
+
+def compare_arms(
+    config: Comparison,
+    *,
+    experiment: str,
+    version: int,
+    scale: str,
+    device: str,
+    progress: Progress,
+    state: Path | None,
+) -> Iterator[ArmsRecord]:
+    """Find each arm's best rate, run it with every seed, and yield the one record of it all."""
+    _check(config)
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch, _runner(config, device, state or Path(scratch), progress) as run:
+        results: Results = {}
+        for jobs in _searches(config, results):
+            results |= run(jobs)
+        best = {arm.name: best_rate(_grid(arm, results, config.tuning_seed)) for arm in config.arms}
+        results |= run([Job(arm, best[arm.name], seed) for arm in config.arms for seed in config.seeds])
+        yield ArmsRecord.measured(
+            subject(config.course),
+            experiment=experiment,
+            experiment_version=version,
+            config_json=json.dumps(json.loads(config.model_dump_json()), sort_keys=True),
+            scale=scale,
+            device=device,
+            elapsed_s=round(time.monotonic() - began_s, 1),
+            rates=best,
+            **searches({arm.name: _grid(arm, results, config.tuning_seed) for arm in config.arms}),
+            **figures(
+                config.course,
+                {arm.name: [results[arm.name, best[arm.name], seed] for seed in config.seeds] for arm in config.arms},
+            ),
+        )
+
+
+def _check(config: Comparison) -> None:
+    if config.tuning_seed in config.seeds:
+        raise BadInputError(f"seeds must not hold the tuning seed {config.tuning_seed}, got {config.seeds}")
+    for arm in config.arms:
+        if len(arm.rates) < 3 or list(arm.rates) != sorted(set(arm.rates)) or arm.rates[0] <= 0:  # noqa: PLR2004
+            raise BadInputError(f"rates of {arm.name} must be at least 3, positive and rising, got {arm.rates}")
+
+
+def _searches(config: Comparison, results: Results) -> Iterator[list[Job]]:
+    """Yield what is to be run next, until every arm's best rate has a worse one on both sides."""
+    jobs = [Job(arm, rate, config.tuning_seed) for arm in config.arms for rate in arm.rates]
+    for _ in range(config.most_extensions + 1):
+        yield jobs
+        wanted = ((arm, next_rate(_grid(arm, results, config.tuning_seed))) for arm in config.arms)
+        jobs = [Job(arm, rate, config.tuning_seed) for arm, rate in wanted if rate is not None]
+        if not jobs:
+            return
+
+
+def _grid(arm: Arm, results: Results, seed: int) -> Grid:
+    found = {rate: one.nats for (name, rate, of), one in results.items() if name == arm.name and of == seed}
+    return dict(sorted(found.items()))
+
+
+def next_rate(grid: Grid) -> float | None:
+    """Return the rate to try next, a step beyond the end that is best so far, or `None` if the best is inside."""
+    if is_bracketed(grid):
+        return None
+    rates = list(grid)
+    return rates[0] ** 2 / rates[1] if best_rate(grid) == rates[0] else rates[-1] ** 2 / rates[-2]
+
+
+Run = Callable[[Sequence[Job]], Results]
+
+
+@contextmanager
+def _runner(config: Comparison, device: str, folder: Path, progress: Progress) -> Iterator[Run]:
+    """Yield a function that runs jobs side by side and knows those that were run before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    processes = config.processes or os.cpu_count() or 1
+    if device != "cpu" or processes == 1:
+        yield lambda jobs: _collected(jobs, (_run(job, config.course, device, folder) for job in jobs), progress)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+
+        def run(jobs: Sequence[Job]) -> Results:
+            seeds = {job.seed for job in jobs}
+            for started in [pool.submit(_start, seed, config.course, device, folder) for seed in seeds]:
+                started.result()
+            futures = [pool.submit(_run, job, config.course, device, folder) for job in jobs]
+            return _collected(jobs, (future.result() for future in as_completed(futures)), progress)
+
+        yield run
+
+
+def _collected(jobs: Sequence[Job], outcomes: Iterable[Outcome], progress: Progress) -> Results:
+    results: Results = {}
+    for outcome in outcomes:
+        results[outcome.arm, outcome.rate, outcome.seed] = outcome
+        progress(f"{len(jobs)} runs", len(results), len(jobs))
+    return results
+
+
+def _run(job: Job, course: Course, device: str, folder: Path) -> Outcome:
+    """Run one job, or read what an earlier run of the same configuration left of it."""
+    kept = folder / f"{job.arm.name}-{job.rate:.6g}-{job.seed}.json"
+    if kept.exists():
+        return Outcome.model_validate_json(kept.read_text(encoding="utf-8"))
+    start = micro_model(course.size)
+    start.load_state_dict(torch.load(_start(job.seed, course, device, folder), weights_only=True))
+    outcome = run_arm(job.arm, job.rate, job.seed, course, start, device)
+    write_text(kept, outcome.model_dump_json())
+    return outcome
+
+
+def _start(seed: int, course: Course, device: str, folder: Path) -> Path:
+    """Return the file of a seed's warmed-up weights, made if need be."""
+    path = folder / f"start-{seed}.pt"
+    if not path.exists():
+        partial = path.with_suffix(f".{os.getpid()}")
+        torch.save(warm_up(course, seed, device).cpu().state_dict(), partial)
+        partial.replace(path)
+    return path
