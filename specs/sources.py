@@ -26,3 +26,4 @@ RANK_ONE_ALGEBRA = "algebra: a linear layer's gradient is δᵀX; W + s·B·A wi
 RELORA_PAPER = "Lialin et al., ReLoRA: High-Rank Training Through Low-Rank Updates, arXiv:2307.05695v4"
 RELORA_CODE = "Guitaricet/relora, configs/llama_60m.json … llama_1b.json; relora.py: the seven matrices of every layer"
 BFLOAT16 = "bfloat16: 8 bits of significand, so that a sum keeps no term below half a 256th of its size"
+EFFECTIVE_RANK = "Roy and Vetterli, The effective rank, EUSIPCO 2007: exp of the entropy of σ/Σσ"

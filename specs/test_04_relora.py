@@ -2,7 +2,7 @@
 
 from gemma_bench.claims import Measured, at_least, at_most, claim, exactly
 
-from sources import RELORA, RELORA_PAPER
+from sources import EFFECTIVE_RANK, RELORA, RELORA_PAPER
 
 
 @claim(
@@ -31,6 +31,36 @@ def test_merge_changes_no_output(judge, merge):
 def test_fresh_adapters_learn(judge, merge):
     """After a merge every fresh adapter still receives a gradient."""
     judge(Measured.exact(merge.dead_count, "adapters without a gradient"), exactly(0), merge.reason)
+
+
+@claim(
+    id="RELORA-3",
+    version=1,
+    headline=RELORA,
+    kind="measured",
+    source=RELORA_PAPER,
+    expect="holds",
+    faults=["merged_into_bfloat16", "never_merged"],
+)
+def test_rank_grows_with_every_cycle(judge, rank_evolution):
+    """After k merged cycles of rank r every matrix has changed by a matrix of rank exactly min(k·r, m, n), LoRA's by r."""
+    worst, reason = rank_evolution.rank_off
+    judge(Measured.exact(worst, "directions off"), exactly(0), reason)
+
+
+@claim(
+    id="RELORA-4",
+    version=1,
+    headline=RELORA,
+    kind="measured",
+    source=EFFECTIVE_RANK,
+    expect="holds",
+    faults=["never_merged", "same_a_after_every_merge"],
+)
+def test_effective_rank_grows(judge, rank_evolution):
+    """At fixture scale the effective rank of the change grows with every cycle and is at least 3× LoRA's after five."""
+    worst, reason = rank_evolution.growth
+    judge(worst, at_least(1), reason)
 
 
 @claim(

@@ -1,8 +1,8 @@
 """Chapter 5, rank one: how small can an update be."""
 
-from gemma_bench.claims import Measured, at_least, at_most, claim, exactly
+from gemma_bench.claims import Measured, at_least, at_most, between, claim, exactly
 
-from sources import BFLOAT16, RANK_ONE, RANK_ONE_ALGEBRA, STUDY
+from sources import BFLOAT16, EFFECTIVE_RANK, RANK_ONE, RANK_ONE_ALGEBRA, STUDY
 
 
 @claim(
@@ -48,6 +48,51 @@ def test_step_from_zero(judge, step_from_zero):
     """From B = 0 one step of descent moves the weight by exactly −η·s²·G·Aᵀ·A, and A gets no gradient."""
     worst, reason = step_from_zero
     judge(Measured.exact(worst, "relative error"), at_most(1e-12), reason)
+
+
+@claim(
+    id="RANK1-4",
+    version=1,
+    headline=RANK_ONE,
+    kind="measured",
+    source=RANK_ONE_ALGEBRA,
+    expect="holds",
+    faults=["a_of_length_one", "a_as_lora_draws_it"],
+)
+def test_random_step_is_a_sketch(judge, sketch):
+    """A random rank-1 step is an unbiased sketch of a gradient with n inputs: cosine 1/√n (root mean square), second moment n + 2, within 5 %."""
+    worst, reason = sketch
+    judge(worst, between(0.95, 1.05), reason)
+
+
+@claim(
+    id="RANK1-5",
+    version=1,
+    headline=RANK_ONE,
+    kind="measured",
+    source=RANK_ONE_ALGEBRA,
+    expect="holds",
+    faults=["same_a_at_every_step", "merged_into_bfloat16"],
+)
+def test_rank_grows_with_every_step(judge, merged_steps):
+    """After k merged rank-1 steps with a random A every matrix has changed by a matrix of rank exactly min(k, m, n)."""
+    worst, reason = merged_steps
+    judge(Measured.exact(worst, "directions off"), exactly(0), reason)
+
+
+@claim(
+    id="RANK1-6",
+    version=1,
+    headline=RANK_ONE,
+    kind="measured",
+    source=EFFECTIVE_RANK,
+    expect="holds",
+    faults=["singular_pair_never_sought"],
+)
+def test_top_pairs_spread_wider_than_lora(judge, rules):
+    """After 200 merged steps of the top singular pair, the effective rank of the change exceeds that of LoRA-8 at 165 thousand parameters."""
+    ratio, reason = rules
+    judge(ratio, at_least(1), reason)
 
 
 @claim(

@@ -126,9 +126,8 @@ def run_arm(arm: Arm, rate: float, seed: int, course: Course, start: nn.Module, 
         trained = _fit(model, arm.method, course.settings(rate, seed), course, device, Watcher(course.read_every, look))
     except InvalidRunError:
         return Outcome(**known)
-    if not nats_at[-1] < before:
-        return Outcome(**known)
-    return Outcome(**known, nats=nats_at[-1], nats_at=tuple(nats_at), **_evidence(trained, evolution, arm))
+    nats = nats_at[-1] if nats_at[-1] < before else None
+    return Outcome(**known, nats=nats, nats_at=tuple(nats_at), **_evidence(trained, evolution, arm))
 
 
 def _fit(

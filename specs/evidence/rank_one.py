@@ -2,6 +2,11 @@
 
 import pytest
 
+from gemma_bench.claims import Measured
+
+RATES = {"top_pair": 0.3, "error_feedback": 1.0, "random_a": 0.1, "random_b": 0.1, "sign": 3e-3}
+"""The best rates of a sweep on another seed."""
+
 
 @pytest.fixture
 def gradient_excess(tiny):
@@ -117,3 +122,107 @@ def lost_in_bfloat16(gemma):
         f"lost: {shares}; with the lower halves kept beside the weights {max(kept):.1g}",
         subject(backend),
     )
+
+
+@pytest.fixture
+def sketch(request, tiny):
+    """Return the figure, over what it should be, whose interval reaches farthest from 1, of two matrices' gradients.
+
+    Draws of A are the rule's own.
+    """
+    import torch
+
+    from gemma_bench.measure.gradient_rank import next_token_loss, projections
+    from gemma_bench.measure.sketch import bias_over_chance, sketch_moments
+    from gemma_bench.methods import rank_one
+    from gemma_bench.models.loading import load
+    from gemma_bench.training import adapters
+
+    count, generator = 2_000 if request.config.option.faults else 30_000, torch.Generator().manual_seed(0)
+    model = load(tiny, "torch", "cpu", "float32").model
+    weights = {
+        name: weight for name, weight in projections(model, (0,)).items() if name.endswith(("v_proj", "down_proj"))
+    }
+    ids = torch.randint(6, 262, (2, 33), generator=generator)
+    gradients = torch.autograd.grad(next_token_loss(model, ids), list(weights.values()))
+    layers, parts, biases = adapters.layers(adapters.attach(model, 1, alpha=1)), {}, []
+    for name, gradient in zip(weights, gradients, strict=True):
+        layer, draws = layers[f"model.layers.{name}"], torch.empty(count, gradient.shape[1])
+        for draw in draws:
+            rank_one.random_a(layer, generator)
+            draw.copy_(adapters.adapter_parameters(layer)[1][0].detach())
+        n = gradient.shape[1]
+        parts |= {f"{what} at n = {n}": found for what, found in sketch_moments(gradient, draws).items()}
+        biases.append(bias_over_chance(gradient, draws))
+    worst = max(parts, key=lambda what: max(abs(parts[what].high - 1), abs(parts[what].low - 1)))
+    shown = ", ".join(f"{what} {found.value:.3f}" for what, found in parts.items())
+    reason = f"{count:,} draws, worst of {shown}; bias {max(biases):.2f} × that of chance alone"
+    return Measured.within(parts[worst], "× of what is claimed"), reason
+
+
+@pytest.fixture
+def merged_steps(request):
+    """Return the largest difference from the expected rank, over matrices and numbers of merged steps of random A."""
+    from gemma_bench.measure.rank_evolution import effective_weights
+
+    course = _course(request, steps=40, read_every=4, warmup_steps=0)
+    start = _start(course, seed=0)
+    random, top = (_run(course, start, rule) for rule in ("random_a", "top_pair"))
+    worst = 0
+    for name, weight in effective_weights(start).items():
+        expected = [min(step, *weight.shape) for step in random.steps]
+        worst = max(worst, *(abs(rank - right) for rank, right in zip(random.rank_of[name], expected, strict=True)))
+    reason = (
+        f"{len(random.rank_of)} matrices, {len(random.steps)} readings up to {random.steps[-1]} steps: mean rank "
+        f"{random.rank[-1]:.1f} (of 64 or 16 rows); top pairs overlap a little, {top.rank[-1]:.1f}"
+    )
+    return worst, reason
+
+
+@pytest.fixture
+def rules(request):
+    """Return the effective rank after merged steps of the top pair over LoRA-8's, by seed; other rules once."""
+    from gemma_bench.core.intervals import median_interval
+
+    is_small = request.config.option.faults
+    course = _course(request, steps=120 if is_small else 200, read_every=20, warmup_steps=20, warm_steps=60)
+    starts = {seed: _start(course, seed) for seed in ((0,) if is_small else (0, 1, 2))}
+    found = {seed: (_run(course, start, "top_pair"), _lora(course, start)) for seed, start in starts.items()}
+    ratios = [top.effective_rank[-1] / plain.effective_rank[-1] for top, plain in found.values()]
+    top, plain = found[0]
+    shown = {"top pair": top, "LoRA-8": plain}
+    if not is_small:
+        shown |= {rule: _run(course, starts[0], rule) for rule in RATES if rule != "top_pair"}
+    ranks = ", ".join(f"{name} {run.effective_rank[-1]:.1f}" for name, run in shown.items())
+    reason = f"{ranks}; random directions of the top pairs' norms {top.null_effective_rank:.1f}"
+    return Measured.within(median_interval(ratios), "× LoRA-8's effective rank", ratios), reason
+
+
+def _course(request, **more):
+    """Return a course of the micro model; the single key-value head makes matrices of 16 rows."""
+    from gemma_bench.experiments.low_rank_arms import Course
+    from gemma_bench.training.micro import MICRO
+
+    size = MICRO.model_copy(update={"num_key_value_heads": 1})
+    return Course(**{"size": size, "warm_steps": 10 if request.config.option.faults else 60, "held_out_rows": 8} | more)
+
+
+def _start(course, seed):
+    from gemma_bench.experiments.low_rank_arms import warm_up
+
+    return warm_up(course.model_copy(update={"warmup_steps": 5}), seed)
+
+
+def _run(course, start, rule):
+    from gemma_bench.experiments.low_rank_arms import Arm, run_arm
+    from gemma_bench.methods.rank_one import RankOne
+
+    arm = Arm(name=rule, method=RankOne(rule=rule), rates=(), null_terms=course.read_every)
+    return run_arm(arm, RATES[rule], 0, course, start)
+
+
+def _lora(course, start):
+    from gemma_bench.experiments.low_rank_arms import Arm, run_arm
+    from gemma_bench.training.method import Lora
+
+    return run_arm(Arm(name="lora_8", method=Lora(rank=8), rates=()), 8e-3, 0, course, start)

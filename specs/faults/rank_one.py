@@ -1,5 +1,6 @@
 """Known-bad variants of chapter 5: each returns a context manager under which a check must reverse its verdict."""
 
+from contextlib import ExitStack
 from unittest.mock import patch
 
 
@@ -58,3 +59,44 @@ def merged_in_float64():
         weight.add_(b.double() @ a.double())
 
     return patch("evidence.rank_one.plain_sum", summed)
+
+
+def _drawn(change):
+    """Patch the rule of the random A where it is looked up: by name, and in the table of rules."""
+    from gemma_bench.methods import rank_one
+    from gemma_bench.training.adapters import adapter_parameters
+
+    right, patches = rank_one.random_a, ExitStack()
+
+    def random_a(layer, generator):
+        right(layer, generator)
+        a = adapter_parameters(layer)[1].data
+        a.copy_(change(a))
+
+    patches.enter_context(patch.object(rank_one, "random_a", random_a))
+    patches.enter_context(patch.dict(rank_one.RULES, {"random_a": rank_one.Rule(random_a)}))
+    return patches
+
+
+def a_of_length_one():
+    return _drawn(lambda a: a / a.norm())
+
+
+def a_as_lora_draws_it():
+    import torch
+
+    return _drawn(lambda a: (2 * torch.rand_like(a) - 1) / a.shape[1] ** 0.5)
+
+
+def same_a_at_every_step():
+    import torch
+
+    return _drawn(lambda a: torch.ones_like(a))
+
+
+def singular_pair_never_sought():
+    from gemma_bench.methods import rank_one
+
+    return patch.object(
+        rank_one, "top_pair", lambda times, back, start: (times(start / start.norm()), start / start.norm())
+    )

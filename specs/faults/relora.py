@@ -1,5 +1,6 @@
 """Known-bad variants of chapter 4: each returns a context manager under which a check must reverse its verdict."""
 
+from contextlib import ExitStack
 from unittest.mock import patch
 
 
@@ -93,3 +94,35 @@ def gap_to_full_rank_training():
 
     best = relora.ABLATION_130M_PERPLEXITY["full rank"]
     return patch.dict(relora.ABLATION_130M_PERPLEXITY, {"ReLoRA": best})
+
+
+def merged_into_bfloat16():
+    """Round every merged weight, in both methods that merge."""
+    from gemma_bench.methods import rank_one
+    from gemma_bench.training import adapters
+
+    right, patches = adapters.merge, ExitStack()
+
+    def merge(layer):
+        right(layer)
+        weight = layer.get_base_layer().weight
+        weight.data = weight.data.bfloat16().to(weight.dtype)
+
+    for module in (adapters, rank_one):
+        patches.enter_context(patch.object(module, "merge", merge))
+    return patches
+
+
+def never_merged():
+    from gemma_bench.methods.relora import Restarts
+
+    return patch.object(Restarts, "after_step", lambda restarts, now: None)
+
+
+def same_a_after_every_merge():
+    import torch
+
+    from gemma_bench.training import adapters
+
+    right = adapters.restart
+    return patch.object(adapters, "restart", lambda layer, generator: right(layer, torch.Generator().manual_seed(0)))
