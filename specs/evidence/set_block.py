@@ -78,3 +78,25 @@ def _both_libraries(folder):
     for library in ("torch", "mlx"):
         backend = load(replace(folder, mask_token=3), library, "cpu", "float32")
         yield backend, passes_of(backend)
+
+
+@pytest.fixture
+def time_turned(tiny, request):
+    """Return how much of the passes saved is time saved in torch, in percent, with MLX beside it."""
+    from gemma_bench.claims import Measured
+    from gemma_bench.experiments.set_block_time import FIXTURE, measure
+
+    config = FIXTURE.model_copy(update={"rounds": 3} if request.config.option.faults else {})
+    torch, mlx = (measure(config, tiny, library) for library in ("torch", "mlx"))
+    told = [
+        f"{found.backend} {found.passes_saving_ratio:.1f}× fewer passes, {found.speedup_ratio:.2f}× less time "
+        f"({found.predicted_speedup_ratio:.2f}× predicted)"
+        for found in (torch, mlx)
+    ]
+    return Measured(
+        value=torch.turned_percent,
+        low=torch.turned_low_percent,
+        high=torch.turned_high_percent,
+        unit="% of the passes saved",
+        samples=torch.samples,
+    ), "; ".join(told)

@@ -94,3 +94,16 @@ def blocks_keys_and_values_kept():
         return right(cache, keys, values, layer, *rest)
 
     return patch.object(TorchBlockCache, "update", wrong)
+
+
+def tokens_of_a_block_read_apart():
+    from gemma_bench.methods.set_block_torch import TorchPasses
+
+    right = TorchPasses.read
+
+    def wrong(passes, cache, finished, block, is_masked):
+        for _ in range(block.shape[1] - 1):
+            right(passes, cache, finished[:, :0], block, is_masked)
+        return right(passes, cache, finished, block, is_masked)
+
+    return patch.object(TorchPasses, "read", wrong)
