@@ -1,4 +1,4 @@
-"""`gemma-bench train full|lora|relora|rank1` and `fuse`; options are the fields of the run and of its method."""
+"""`gemma-bench train full|lora|relora|rank1|sbd` and `fuse`; options are the fields of the run and of its method."""
 
 import inspect
 import signal
@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 
 def train(context: typer.Context) -> None:
-    """Fine-tune Gemma 3: full, lora, relora or rank1; `gemma-bench train METHOD --help` lists its options."""
+    """Fine-tune Gemma 3: full, lora, relora, rank1 or sbd; `gemma-bench train METHOD --help` lists its options."""
     _methods_app()(args=context.args, prog_name="gemma-bench train", standalone_mode=True)
 
 
@@ -45,10 +45,11 @@ def _methods_app() -> typer.Typer:
     """Build the sub-commands when they are needed: their options are declared by modules that import torch."""
     from gemma_bench.methods.rank_one import RankOne
     from gemma_bench.methods.relora import ReLoRA
+    from gemma_bench.methods.set_block_tuning import SetBlockTuning
     from gemma_bench.training.method import Full, Lora
 
     app = typer.Typer(help="Fine-tune Gemma 3.", no_args_is_help=True, pretty_exceptions_enable=False)
-    for method in (Full, Lora, ReLoRA, RankOne):
+    for method in (Full, Lora, ReLoRA, RankOne, SetBlockTuning):
         app.command(method.name, help=method.__doc__)(_command(method))
     return app
 
@@ -76,7 +77,7 @@ def _command(method: Any) -> Callable[..., None]:
     return run
 
 
-_KINDS: dict[Any, Any] = {int: int, float: float, bool: bool, float | None: float, Path: Path}
+_KINDS: dict[Any, Any] = {int: int, float: float, bool: bool, float | None: float, int | None: int, Path: Path}
 
 
 def _option(name: str, field: Any) -> inspect.Parameter:

@@ -15,9 +15,18 @@ from gemma_bench.training.split_weights import master
 
 
 def fuse(
-    model: nn.Module, source: ModelFolder, destination: Path, *, dtype: str | None = None, progress: Progress = silent
+    model: nn.Module,
+    source: ModelFolder,
+    destination: Path,
+    *,
+    dtype: str | None = None,
+    mask_token: int | None = None,
+    progress: Progress = silent,
 ) -> ModelFolder:
-    """Write the model as it computes now: weights, what bfloat16 lost of them, and adapters, rounded once."""
+    """Write the model as it computes now: weights, what bfloat16 lost of them, and adapters, rounded once.
+
+    The folder declares `mask_token`, or that of its source, as the one that stands for hidden tokens.
+    """
     plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     found, named = layers(plain), dict(plain.named_parameters())
 
@@ -38,5 +47,6 @@ def fuse(
         load_tokenizer(source.path),
         origin,
         dtype=dtype or source.dtype,
+        mask_token=source.mask_token if mask_token is None else mask_token,
         progress=progress,
     )

@@ -91,7 +91,8 @@ def adamw(groups: list[dict[str, Any]], settings: Settings) -> torch.optim.Optim
 class Prepared:
     """A model made ready by a method.
 
-    `changes_frozen_weights` says that merges change what no optimizer owns; `objective` is next tokens by default.
+    `changes_frozen_weights` says that merges change what no optimizer owns; `objective` is next tokens by default;
+    `mask_token` is the id that stands for hidden tokens, where the model learns to fill them in.
     """
 
     model: nn.Module
@@ -100,6 +101,7 @@ class Prepared:
     callbacks: list[MethodCallback] = field(default_factory=list)
     changes_frozen_weights: bool = False
     objective: Objective | None = None
+    mask_token: int | None = None
 
 
 class Method(Protocol):

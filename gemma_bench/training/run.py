@@ -69,7 +69,7 @@ def train(
     """Train, from the start or from the newest checkpoint, and write the results into the output folder.
 
     There `log.jsonl`, `tensorboard/` and `checkpoint-<step>/` grow; at the end come `adapter/`, in PEFT's form, where
-    the weights beside it stayed the loaded ones, else (or with `fuse`) `model/`, a plain model folder.
+    the weights beside it stayed the loaded ones, else (or with `fuse`, or a mask token) `model/`, a plain model folder.
     """
     if checkpoint.checkpoints(paths.output) and not resume:
         raise BadInputError(f"folder {paths.output} holds a run already: resume it or give another output")
@@ -141,8 +141,10 @@ def _write(paths: Paths, trainer: Trainer, backend: Backend, progress: Progress)
     is_adapter = bool(adapters.layers(trainer.model)) and not trainer.prepared.changes_frozen_weights
     if is_adapter:
         adapters.save(trainer.model, paths.output / "adapter")
-    if paths.fuse or not is_adapter:
-        fuse(trainer.model, backend.folder, paths.output / "model", dtype=paths.dtype, progress=progress)
+    mask_token = trainer.prepared.mask_token
+    if paths.fuse or not is_adapter or mask_token is not None:  # an adapter folder cannot say what was masked
+        model = paths.output / "model"
+        fuse(trainer.model, backend.folder, model, dtype=paths.dtype, mask_token=mask_token, progress=progress)
 
 
 def _record(

@@ -19,6 +19,8 @@ METHODS = {
     "lora": ["lora", "--rank", 2, "--dropout", 0.1],
     "relora": ["relora", "--rank", 2, "--reset-interval", 3, "--rewarm-steps", 1],
     "rank1": ["rank1", "--rule", "error_feedback", "--merge-freq", 1],
+    "sbd": ["sbd", "--mask-token", 3],
+    "sbd of adapters": ["sbd", "--mask-token", 3, "--rank", 2],
 }
 
 
@@ -83,7 +85,7 @@ def test_fusing_an_adapter_changes_no_logit(gemma_bench, start, tiny, tmp_path):
     assert (again.code, "exists already" in again.err) == (2, True)
 
 
-@pytest.mark.parametrize("method", ["relora", "rank1"])
+@pytest.mark.parametrize("method", ["relora", "rank1", "sbd"])
 def test_a_killed_run_resumes_without_a_trace(gemma_bench, start, started, tmp_path, method):
     """Kill -9 once there is a checkpoint; log and weights end as those of a run that nobody touched."""
     assert gemma_bench(*start(method, "whole")).code == 0
@@ -182,3 +184,25 @@ def test_another_run_is_not_resumed_nor_overwritten(gemma_bench, start):
     assert (done.code, "holds a run already" in done.err) == (2, True)
     done = gemma_bench(*start("lora", "run", "--resume", "--learning-rate", "0.5"))
     assert (done.code, "learning_rate was 0.01 there and is 0.5 now" in " ".join(done.err.split())) == (2, True)
+
+
+@pytest.mark.parametrize("method", ["sbd", "sbd of adapters"])
+def test_a_model_trained_in_blocks_decodes_in_blocks(gemma_bench, start, tmp_path, method):
+    assert gemma_bench(*start(method)).code == 0
+    options = ["--decoder", "sbd", "--block-size", 4, "-p", "add one", "--max-tokens", 8]
+    done = gemma_bench("generate", tmp_path / "run" / "model", *options)
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--mask-token", "4"], "token 4 stands for hidden ones, but a row of the data contains it"),
+        (["--mask-token", "262"], "mask token must be between 0 and 261, got 262"),
+        (["--smallest-block", "17"], "smallest block must be at most the largest, 16, got 17"),
+    ],
+)
+def test_blocks_and_masks_without_meaning_are_refused(gemma_bench, start, more, sentence):
+    done = gemma_bench(*start("sbd", "run", *more))
+    assert done.code == 2
+    assert sentence in done.err

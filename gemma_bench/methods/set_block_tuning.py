@@ -1,0 +1,78 @@
+"""Set Block Decoding as a method of the trainer: the block objective on all weights or adapters, and its mask token."""
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from gemma_bench.core.errors import BadInputError
+from gemma_bench.methods.set_block_training import LARGEST_BLOCK, SMALLEST_BLOCK, draw_noise, set_block_loss
+from gemma_bench.training.data import IGNORED
+from gemma_bench.training.method import Full, Lora, Method, Options, Prepared
+from gemma_bench.training.objective import Batch, NextToken
+from gemma_bench.training.settings import Settings
+
+
+class SetBlockTuning(Options):
+    """The set-block objective, on all weights or, with a rank, on adapters; the model then decodes in blocks."""
+
+    name: ClassVar[str] = "sbd"
+    rank: int | None = Field(None, description="Rank of adapters; without it all weights are trained.")
+    alpha: float | None = Field(None, description="The adapters' scale times the rank; by default twice the rank.")
+    mask_token: int = Field(4, ge=0, description="Id that stands for a hidden token and is in no text: <mask>.")
+    smallest_block: int = Field(SMALLEST_BLOCK, ge=1, description="Fewest tokens of a block.")
+    largest_block: int = Field(LARGEST_BLOCK, ge=1, description="Most tokens of a block.")
+
+    @property
+    def trains_weights(self) -> bool:
+        """Without adapters."""
+        return self.rank is None
+
+    def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
+        """Make a model ready as full-rank training or LoRA does, with another objective.
+
+        Adapters leave the mask token's embedding as it was released, a row like any other that no text has used.
+        """
+        if self.smallest_block > self.largest_block:
+            raise BadInputError(
+                f"smallest block must be at most the largest, {self.largest_block}, got {self.smallest_block}"
+            )
+        rows: int = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        if self.mask_token >= rows:
+            raise BadInputError(f"mask token must be between 0 and {rows - 1}, got {self.mask_token}")
+        plain: Method = Full() if self.rank is None else Lora(rank=self.rank, alpha=self.alpha)
+        return replace(plain.prepare(model, settings), objective=BlockObjective(self), mask_token=self.mask_token)
+
+
+class BlockObjective(NextToken):
+    """Equation 14 over a batch; in evaluation its next-token term alone, which compares with other methods.
+
+    Noise comes from torch's own generator, whose state checkpoints keep.
+    """
+
+    def __init__(self, method: SetBlockTuning) -> None:
+        """Take the method's blocks and mask token."""
+        self.method = method
+
+    def collate(self, rows: Any) -> Batch:
+        """Make a batch; refuse one whose text contains the mask token."""
+        batch = super().collate(rows)
+        if (batch["input_ids"] == self.method.mask_token).any():
+            raise BadInputError(
+                f"token {self.method.mask_token} stands for hidden ones, but a row of the data contains it"
+            )
+        return batch
+
+    def __call__(self, model: Any, batch: Batch) -> Float[Tensor, ""]:
+        """Return the sum of both terms over the batch's targets."""
+        if not model.training:
+            return super().__call__(model, batch)
+        tokens = batch["input_ids"]
+        blocks = (self.method.smallest_block, self.method.largest_block)
+        noise = draw_noise(len(tokens), tokens.shape[1], blocks=blocks)
+        is_counted = batch["labels"] != IGNORED
+        loss = set_block_loss(model, tokens, noise, self.method.mask_token, is_counted=is_counted)
+        return loss.total * torch.as_tensor(self.target_count(batch), device=tokens.device)
