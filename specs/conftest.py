@@ -13,6 +13,7 @@ pytest_plugins = [
     "evidence.relora",
     "evidence.relora_cost",
     "evidence.set_block",
+    "evidence.set_block_training",
     "evidence.speed",
 ]
 

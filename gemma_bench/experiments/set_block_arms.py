@@ -36,7 +36,7 @@ class Recipe(BaseModel):
     batch_size: int = 16
     start_steps: int = 250
     start_learning_rate: float = 4e-3
-    tuning_steps: int = 600
+    tuning_steps: int = 900
     tuning_learning_rate: float = 5e-3
     with_equal_compute: bool = True
     budget_s: float | None = None

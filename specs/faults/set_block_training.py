@@ -1,0 +1,48 @@
+"""Known-bad variants of chapter 6's trainings and records."""
+
+from dataclasses import replace
+from unittest.mock import patch
+
+
+def _tuning_of_nothing(objective):
+    """Leave a model as it was at the start, whatever its training did; the other one trains as it should."""
+    from gemma_bench.experiments import set_block_speedup
+
+    right = set_block_speedup.train_models
+
+    def wrong(*arguments):
+        trained = right(*arguments)
+        return {**trained, objective: replace(trained[objective], model=trained["start"].model)}
+
+    return patch.object(set_block_speedup, "train_models", wrong)
+
+
+def objective_not_trained():
+    """Put the next-token control in the place of the model with the block objective: as accurate, and no use in blocks."""
+    from gemma_bench.experiments import set_block_speedup
+
+    right = set_block_speedup.train_models
+
+    def wrong(*arguments):
+        trained = right(*arguments)
+        return {**trained, "set block": trained["equal tokens"]}
+
+    return patch.object(set_block_speedup, "train_models", wrong)
+
+
+def blocks_of_one_token():
+    from gemma_bench.experiments.set_block_writing import Setting
+
+    right = Setting.method.fget
+    return patch.object(Setting, "method", property(lambda setting: replace(right(setting), block_size=1)))
+
+
+def control_not_trained():
+    return _tuning_of_nothing("equal tokens")
+
+
+def recorded_saving_mirrored():
+    from published import set_block
+
+    right = set_block.saved_percent
+    return patch.object(set_block, "saved_percent", lambda tokens: 200 / 3 - right(tokens))
