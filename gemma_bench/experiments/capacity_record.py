@@ -14,7 +14,7 @@ class CapacityRecord(Record):
     """One shape in one precision; `samples` are its capacities in bits per parameter, one per seed.
 
     Columns hold a figure per point: every data size with every seed, those that diverged left out. `saved_bits` may be
-    negative. `capacity_bits` is the median over seeds of the most that any data size made the model hold.
+    negative. `capacity_bits` is the mean over seeds of the most that any data size made the model hold.
     `last_doubling_percent` is what twice the visits gained, at one data size.
     """
 

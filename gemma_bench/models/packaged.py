@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gemma_bench.core.errors import DamagedFileError, UnavailableError
 from gemma_bench.core.files import Progress, new_folder, sha256, silent
@@ -21,6 +21,10 @@ GGUF_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 
 _GGUF = "gemma-3-270m-q4_k_m.gguf"
 _CHUNK_BYTES = 1 << 24
+
+_PROBE = "def area(r):\n    return 3.14 * r  # café\n"
+_PROBE_IDS = [2, 2063, 2433, 236769, 236750, 1473, 107, 140, 2060, 236743, 236800, 236761, 236770, 236812]
+_PROBE_IDS += [808, 637, 138, 236865, 33443, 107]
 
 
 def build_270m(destination: Path, progress: Progress = silent) -> ModelFolder:
@@ -84,9 +88,22 @@ def _write_dequantised(gguf: Path, folder: Path, progress: Progress) -> None:
     progress("reading the tokenizer of 270m", 0, 1)
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+    check_tokenizer(tokenizer)
     progress("reading the tokenizer of 270m", 1, 1)
     size = find("270m")
     write_folder(folder, size, gguf_reader(gguf, size), tokenizer, ORIGIN, dtype="bfloat16", progress=progress)
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse a tokenizer that cuts text otherwise than Gemma 3 does: its figures would be of another model."""
+    found = list(tokenizer(_PROBE).input_ids)
+    if found != _PROBE_IDS:
+        from transformers import __version__
+
+        raise DamagedFileError(
+            f"transformers {__version__} reads another tokenizer out of {_GGUF}: {_PROBE!r} must give {_PROBE_IDS}, "
+            f"got {found}"
+        )
 
 
 def gguf_reader(path: Path, size: Size) -> "Callable[[str], Tensor]":

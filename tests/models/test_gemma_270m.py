@@ -1,14 +1,17 @@
 """The real model: known perplexities, with and without the token that it was trained to begin with."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from gemma_bench.core.errors import DamagedFileError
 from gemma_bench.measure.likelihood import perplexity
 from gemma_bench.models.catalog import find
 from gemma_bench.models.folder import ModelFolder
 from gemma_bench.models.generation import generate, stream_text
-from gemma_bench.models.packaged import ORIGIN
+from gemma_bench.models.packaged import ORIGIN, check_tokenizer
 from gemma_bench.models.torch_backend import TorchBackend
 
 GPL = Path(__file__).parents[1] / "data" / "GPL-3"
@@ -56,3 +59,13 @@ def test_its_tokenizer_has_our_chat_format(model: TorchBackend) -> None:
     turns = [{"role": "user", "content": "Hi"}]
     ids = model.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
     assert ids == model.tokenizer("<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n").input_ids
+
+
+def test_a_tokenizer_that_cuts_text_otherwise_is_refused(model: TorchBackend) -> None:
+    check_tokenizer(model.tokenizer)
+
+    def without_bos(text: str) -> Any:
+        return SimpleNamespace(input_ids=model.tokenizer(text).input_ids[1:])
+
+    with pytest.raises(DamagedFileError, match="reads another tokenizer out of"):
+        check_tokenizer(without_bos)
