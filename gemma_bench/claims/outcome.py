@@ -50,7 +50,7 @@ def expected(claim: Claim, judgement: Judgement) -> tuple[str, str]:
 
 def caught_fault(claim: Claim, fault: str, baseline: Judgement | None, judgement: Judgement) -> tuple[str, str]:
     """Tell whether a check caught a fault, or, for the baseline, whether there is a verdict to reverse."""
-    if baseline and baseline.verdict is Verdict.NOT_RUN:
+    if baseline and _has_nothing_to_reverse(claim, baseline):
         return "skipped", baseline.reason
     if fault == BASELINE:
         outcome, text = expected(claim, judgement)
@@ -65,6 +65,16 @@ def caught_fault(claim: Claim, fault: str, baseline: Judgement | None, judgement
     before = baseline.verdict if baseline else "unknown"
     why = f"{before} before, {judgement.verdict} with it ({judgement.measured or judgement.reason})"
     return "failed", f"{claim.id} does not catch {fault}: {why}"
+
+
+def _has_nothing_to_reverse(claim: Claim, baseline: Judgement) -> bool:
+    """Tell whether a claim was not run, or rests on a record that leaves it open: no rerun settles that."""
+    from_record = claim.kind == "recorded" and baseline.verdict in (
+        Verdict.INCONCLUSIVE,
+        Verdict.INVALID,
+        Verdict.STALE,
+    )
+    return baseline.verdict is Verdict.NOT_RUN or from_record
 
 
 def settle(report: pytest.TestReport, outcome: str, text: str, verdict: Verdict) -> None:

@@ -252,6 +252,17 @@ def test_a_recorded_claim_is_judged_from_the_newest_record_of_its_version(projec
         assert (line["verdict"], line["record"]) == (verdict, path)
 
 
+def test_a_record_that_leaves_a_claim_open_has_nothing_that_a_fault_could_reverse(project):
+    straddling = "Measured(value=75, low=70, high=80, unit='tok/s')"
+    spec = RECORDED.replace("holds", "open").replace('Measured.exact(recorded("speed"', '(recorded("speed"')
+    spec = spec.replace("judge((recorded", "record = (recorded").replace(', "tok/s"), at_least(75))', ")")
+    project.write("test_speed", spec + f"    judge({straddling}, at_least(75))\n")
+    project.write("faults", "from contextlib import nullcontext\n\n\ndef slow():\n    return nullcontext()\n")
+    keep_speed(project, 2, version=2, rate=80.0)
+    done = project.pytest("specs", "--faults")
+    assert (done.returncode, "2 skipped" in done.stdout) == (0, True), done.stdout
+
+
 def test_a_recorded_claim_chooses_the_scale_that_it_is_about(project):
     choose = "version=2, where=lambda record: record.scale == 'study'"
     project.write("test_speed", RECORDED.replace("version=2", choose))
