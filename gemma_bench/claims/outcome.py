@@ -69,12 +69,7 @@ def caught_fault(claim: Claim, fault: str, baseline: Judgement | None, judgement
 
 def _has_nothing_to_reverse(claim: Claim, baseline: Judgement) -> bool:
     """Tell whether a claim was not run, or rests on a record that leaves it open: no rerun settles that."""
-    from_record = claim.kind == "recorded" and baseline.verdict in (
-        Verdict.INCONCLUSIVE,
-        Verdict.INVALID,
-        Verdict.STALE,
-    )
-    return baseline.verdict is Verdict.NOT_RUN or from_record
+    return baseline.verdict is Verdict.NOT_RUN or (claim.kind == "recorded" and baseline.verdict.is_open)
 
 
 def settle(report: pytest.TestReport, outcome: str, text: str, verdict: Verdict) -> None:

@@ -22,7 +22,6 @@ INTERRUPTED, UNDECIDED, COULD_NOT_RUN = 130, 3, 2
 """Exit codes beside pytest's own 0 and 1."""
 
 _PLANTED = pytest.StashKey[ExitStack]()
-_UNDECIDED = (Verdict.INCONCLUSIVE, Verdict.INVALID, Verdict.STALE)
 
 
 class ClaimRun:
@@ -192,7 +191,7 @@ class ClaimRun:
         entries: tuple[Entry, ...] = self.ledger.claims if self.ledger else ()
         strict, hardware = self.config.option.strict_claims, self.config.option.require_hardware
         return any(
-            (strict and line.verdict in _UNDECIDED)
+            (strict and line.verdict.is_open)
             or (hardware and line.kind == "hardware" and line.verdict is Verdict.NOT_RUN)
             for line in entries
         )

@@ -27,6 +27,11 @@ class Verdict(StrEnum):
         """Whether the evidence settles the claim, either way."""
         return self in (Verdict.HOLDS, Verdict.REFUTED)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is evidence, and it does not settle the claim."""
+        return self in (Verdict.INCONCLUSIVE, Verdict.INVALID, Verdict.STALE)
+
 
 class Measured(BaseModel):
     """One figure with the interval that it is known to; an exact figure's interval has no width."""

@@ -1,7 +1,5 @@
 """What one row of the capacity experiment is: a shape, its data, its visits and the rates that are tried."""
 
-from math import log2
-
 from pydantic import BaseModel, ConfigDict
 
 from gemma_bench.core.errors import BadInputError, UnavailableError
@@ -40,7 +38,7 @@ class Row(BaseModel):
 
     def sequences(self, ratio: float) -> int:
         """Return how many sequences hold `ratio` bits of data for each parameter."""
-        return max(1, round(ratio * self.shape.parameter_count / (self.shape.length * log2(self.shape.symbols))))
+        return max(1, self.shape.sequences(ratio))
 
     def check(self) -> None:
         """Refuse rows in which capacity could not be seen."""

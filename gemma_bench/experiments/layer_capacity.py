@@ -57,7 +57,7 @@ class Config(BaseModel):
 
     def sequences(self, fill: float) -> int:
         """Return how many sequences have `fill` bits per parameter."""
-        return round(fill * self.shape.parameter_count / (self.length_tokens * log2(self.symbols)))
+        return self.shape.sequences(fill)
 
     def check(self) -> None:
         """Refuse what cannot be measured."""

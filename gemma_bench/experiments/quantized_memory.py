@@ -6,7 +6,6 @@ rounded in affine groups, 32/group bits per weight for scale and bias, and what 
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from math import log2
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ class Config(BaseModel):
 
     def sequences(self, fill: float) -> int:
         """Return how many sequences have `fill` bits per parameter."""
-        return round(fill * self.shape.parameter_count / (self.length_tokens * log2(self.symbols)))
+        return self.shape.sequences(fill)
 
     def check(self) -> None:
         """Refuse what cannot be measured."""

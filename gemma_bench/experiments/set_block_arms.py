@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Bool, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.methods.set_block_training import draw_noise, set_block_loss
 from gemma_bench.models.catalog import Size
 from gemma_bench.training.families import MASK, VOCABULARY, Example, draw, find_family, token_rows
 from gemma_bench.training.head_loss import next_token_loss
+from gemma_bench.training.micro import micro_model
 from gemma_bench.training.short_run import Schedule, train
 
 START, SET_BLOCK, EQUAL_TOKENS, EQUAL_COMPUTE = "start", "set block", "equal tokens", "equal compute"
@@ -101,8 +101,8 @@ def train_models(
         for example in draw(family, recipe.pool // len(families), recipe.seed, held_out=False)
     ]
     pool = _Pool.of(examples, length, device)
-    torch.manual_seed(recipe.seed)
-    start = new_model(recipe.size).to(device)
+    start: Any = micro_model(recipe.size, seed=recipe.seed)
+    start.to(device)
     steps = {START: recipe.start_steps, SET_BLOCK: recipe.tuning_steps, EQUAL_TOKENS: recipe.tuning_steps}
     if recipe.with_equal_compute:
         steps[EQUAL_COMPUTE] = round(recipe.tuning_steps * compute_ratio(recipe.size))
@@ -115,11 +115,6 @@ def train_models(
         count_tokens = done.steps_count * recipe.batch_size * length
         trained[name] = Trained(model, count_tokens, done.duration_s)
     return trained
-
-
-def new_model(size: Size) -> Any:
-    """Return a model of a size with random weights."""
-    return Gemma3ForCausalLM(Gemma3TextConfig(**size.config()))
 
 
 def compute_ratio(size: Size) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from gemma_bench.core.intervals import ratio_interval
 from gemma_bench.experiments.set_block_writing import Setting, written_in_blocks
-from gemma_bench.measure.block_quality import Written, quality
+from gemma_bench.measure.block_quality import Written, bounds, quality
 from gemma_bench.measure.writing import answer_nats, next_token_answers
 
 _GRAM = 4
@@ -50,13 +50,9 @@ class Completions:
         nats = answer_nats(self.judge, self.prompts, found)
         return {
             **quality(Written(right, counts, passes, nats), Written(right_before, counts, counts, nats)),
-            "fewer_right_ratio": fewer.value,
-            "fewer_right_low_ratio": fewer.low,
-            "fewer_right_high_ratio": fewer.high,
+            **bounds("fewer_right", "_ratio", fewer),
             "agreement_ratio": sum(agreed) / sum(counts),
-            "agreement_lost_ratio": lost.value,
-            "agreement_lost_low_ratio": lost.low,
-            "agreement_lost_high_ratio": lost.high,
+            **bounds("agreement_lost", "_ratio", lost),
             "same_ratio": sum(map(_same, found, one_by_one)) / sum(counts),
             "distinct_ratio": sum(map(_distinct, found)) / len(found),
         }

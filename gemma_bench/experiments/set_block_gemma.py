@@ -6,11 +6,11 @@ from typing import Any
 
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.intervals import ratio_interval
-from gemma_bench.core.records import Record
 from gemma_bench.experiments.set_block_completions import Completions
+from gemma_bench.experiments.set_block_record import DecodingRecord
 from gemma_bench.experiments.set_block_tuning import NEXT_TOKEN, SET_BLOCK, Tuning, evaluation_copy, masked_nats, tune
 from gemma_bench.experiments.set_block_writing import Setting
-from gemma_bench.measure.block_quality import columns
+from gemma_bench.measure.block_quality import bounds, columns
 from gemma_bench.measure.writing import answer_nats
 from gemma_bench.models.backend import subject
 from gemma_bench.models.loading import load
@@ -98,14 +98,13 @@ FULL = Config(
 """Nine minutes on one GPU: all weights, bfloat16 products over float32 masters."""
 
 
-class SetBlockGemmaRecord(Record):
-    """One run; columns that begin alike have a line each per model (`loss`), or per model and way to decode (`row`).
+class SetBlockGemmaRecord(DecodingRecord):
+    """One run.
 
     Losses are held-out nats per token, `masked` those of hidden tokens at the noise of training; what the columns of
     rows mean is said in `measure.block_quality` and `Completions.row`. `samples` are the tokens per pass.
     """
 
-    device: str
     lora_rank: int | None
     text_count_tokens: int
     set_block_steps_count: int
@@ -118,24 +117,8 @@ class SetBlockGemmaRecord(Record):
     control_losses_nats: tuple[float, ...]
     total_s: float
     is_complete: bool
-    prompts_count: int
-    loss_model: tuple[str, ...]
-    loss_nats: tuple[float, ...]
-    loss_over_control_nats: tuple[float, ...]
-    loss_over_control_low_nats: tuple[float, ...]
-    loss_over_control_high_nats: tuple[float, ...]
     loss_masked_nats: tuple[float, ...]
-    row_model: tuple[str, ...]
-    row_decoder: tuple[str, ...]
-    row_block_tokens: tuple[int, ...]
-    row_amount: tuple[float | None, ...]
     row_s: tuple[float, ...]
-    row_right_ratio: tuple[float, ...]
-    row_right_low_ratio: tuple[float, ...]
-    row_right_high_ratio: tuple[float, ...]
-    row_lost_ratio: tuple[float, ...]
-    row_lost_low_ratio: tuple[float, ...]
-    row_lost_high_ratio: tuple[float, ...]
     row_fewer_right_ratio: tuple[float, ...]
     row_fewer_right_low_ratio: tuple[float, ...]
     row_fewer_right_high_ratio: tuple[float, ...]
@@ -145,10 +128,6 @@ class SetBlockGemmaRecord(Record):
     row_agreement_lost_high_ratio: tuple[float, ...]
     row_same_ratio: tuple[float, ...]
     row_distinct_ratio: tuple[float, ...]
-    row_tokens_per_pass: tuple[float, ...]
-    row_tokens_per_pass_low: tuple[float, ...]
-    row_tokens_per_pass_high: tuple[float, ...]
-    row_nats: tuple[float, ...]
 
 
 def run(
@@ -205,7 +184,7 @@ def _losses(models: dict[str, Any], text: PythonText, config: Config) -> list[di
     losses = []
     for name, own in nats.items():
         gap = ratio_interval([one - other for one, other in zip(own, nats[NEXT_TOKEN], strict=True)], counts)
-        over = {"over_control_nats": gap.value, "over_control_low_nats": gap.low, "over_control_high_nats": gap.high}
+        over = bounds("over_control", "_nats", gap)
         masked = masked_nats(models[name], rows, config)
         losses.append({"model": name, "nats": sum(own) / sum(counts), **over, "masked_nats": masked})
     return losses

@@ -7,7 +7,7 @@ from typing import Any
 
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.intervals import ratio_interval
-from gemma_bench.core.records import Record, Subject
+from gemma_bench.core.records import Subject
 from gemma_bench.experiments.set_block_arms import (
     EQUAL_COMPUTE,
     EQUAL_TOKENS,
@@ -17,8 +17,9 @@ from gemma_bench.experiments.set_block_arms import (
     Trained,
     train_models,
 )
+from gemma_bench.experiments.set_block_record import DecodingRecord
 from gemma_bench.experiments.set_block_writing import Setting, written_in_blocks
-from gemma_bench.measure.block_quality import Written, columns, quality
+from gemma_bench.measure.block_quality import Written, bounds, columns, quality
 from gemma_bench.measure.writing import answer_nats, next_token_answers
 from gemma_bench.training.families import EOS, MASK, Example, draw, find_family, text_of
 
@@ -79,17 +80,14 @@ FULL = Config(
 """Nine minutes on one GPU: four trainings of at most 40 seconds for each mixture, then decoding."""
 
 
-class SetBlockRecord(Record):
-    """One mixture of families; columns that begin alike have a line each per model and family, or per way to decode.
+class SetBlockRecord(DecodingRecord):
+    """One mixture of families, whose losses and rows have a line per family too.
 
-    `right` is the share of right answers, `lost` that of answers which the same model gets right token by token and
-    loses in blocks. Tokens per pass count the end of the answer, one token per pass is 1. `nats` is what an answer
-    costs per token under the model that trained longest on next tokens alone. `over_control` is the held-out
-    next-token loss less that of the control of equal tokens. `samples` are the tokens per pass.
+    Tokens per pass count the end of the answer. `nats` are under the model that trained longest on next tokens alone.
+    `samples` are the tokens per pass.
     """
 
     families: str
-    device: str
     parameters_count: int
     start_count_tokens: int
     tuning_count_tokens: int
@@ -97,28 +95,8 @@ class SetBlockRecord(Record):
     equal_compute_count_tokens: int | None
     set_block_s: float
     equal_tokens_s: float
-    prompts_count: int
-    loss_model: tuple[str, ...]
     loss_family: tuple[str, ...]
-    loss_nats: tuple[float, ...]
-    loss_over_control_nats: tuple[float, ...]
-    loss_over_control_low_nats: tuple[float, ...]
-    loss_over_control_high_nats: tuple[float, ...]
     row_family: tuple[str, ...]
-    row_model: tuple[str, ...]
-    row_decoder: tuple[str, ...]
-    row_block_tokens: tuple[int, ...]
-    row_amount: tuple[float | None, ...]
-    row_right_ratio: tuple[float, ...]
-    row_right_low_ratio: tuple[float, ...]
-    row_right_high_ratio: tuple[float, ...]
-    row_lost_ratio: tuple[float, ...]
-    row_lost_low_ratio: tuple[float, ...]
-    row_lost_high_ratio: tuple[float, ...]
-    row_tokens_per_pass: tuple[float, ...]
-    row_tokens_per_pass_low: tuple[float, ...]
-    row_tokens_per_pass_high: tuple[float, ...]
-    row_nats: tuple[float, ...]
 
 
 def run(
@@ -172,7 +150,7 @@ def _losses(family: str, trained: Mapping[str, Trained], examples: Sequence[Exam
     for name, nats in found.items():
         more = [own - control for own, control in zip(nats, found[EQUAL_TOKENS], strict=True)]
         gap = ratio_interval(more, counts)
-        over = {"over_control_nats": gap.value, "over_control_low_nats": gap.low, "over_control_high_nats": gap.high}
+        over = bounds("over_control", "_nats", gap)
         losses.append({"model": name, "family": family, "nats": sum(nats) / sum(counts), **over})
     return losses
 

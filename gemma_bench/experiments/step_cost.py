@@ -11,10 +11,11 @@ from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.intervals import Interval, median_interval
 from gemma_bench.core.records import Record, Subject
+from gemma_bench.measure.bandwidth import elapsed_s
 from gemma_bench.measure.footprint import footprint_bytes, reset_footprint_peak
 from gemma_bench.measure.training_closed_form import closed_form
 from gemma_bench.measure.training_memory import KINDS, forecast, measure
-from gemma_bench.measure.training_time import allocator_peak_bytes, started, steps, timed_ms
+from gemma_bench.measure.training_time import allocator_peak_bytes, started, steps
 from gemma_bench.measure.turn import turn
 from gemma_bench.measure.validity import broken_rules, read_state
 from gemma_bench.methods.choice import method_named
@@ -159,7 +160,7 @@ def _case(case: Case, config: Config, scale: str, device: str, progress: Progres
         before, start = read_state(other_bench_pid), time.monotonic()
         times = in_turn(trainings, config, device, case.name, progress)
         duration_s, after = time.monotonic() - start, read_state()
-        merges = {method: timed_ms(training.merge, device) for method, training in trainings.items()}
+        merges = {method: 1e3 * elapsed_s(training.merge, device) for method, training in trainings.items()}
     for method, samples in times.items():
         over = median_interval(_by_round(samples, times[case.methods[0]]))
         yield StepRecord.measured(
@@ -186,7 +187,7 @@ def in_turn(
     times: dict[str, list[float]] = {method: [] for method in trainings}
     for done in range(config.rounds):
         for method in (*trainings, *reversed(trainings)):
-            times[method].append(timed_ms(steps(trainings[method], config.steps), device) / config.steps)
+            times[method].append(1e3 * elapsed_s(steps(trainings[method], config.steps), device) / config.steps)
         progress(f"timing {name}", done + 1, config.rounds)
     return times
 

@@ -52,7 +52,7 @@ def read_bandwidth_bytes_per_s(device: str = "cpu", size_bytes: int | None = Non
     memory = touched(size_bytes or buffer_bytes(), device)
     matrix, vector = memory.view(-1, _ROW), torch.ones(_ROW, dtype=memory.dtype, device=device)
     seconds = min(
-        _seconds(device, read) for read in (memory.sum, lambda: torch.mv(matrix, vector)) for _ in range(_PASSES)
+        elapsed_s(read, device) for read in (memory.sum, lambda: torch.mv(matrix, vector)) for _ in range(_PASSES)
     )
     size = memory.nbytes
     del memory, matrix
@@ -77,13 +77,14 @@ def touched(size_bytes: int, device: str) -> "Tensor":
     return torch.ones(size_bytes // 4 // _ROW * _ROW, device=device)
 
 
-def _seconds(device: str, read: Callable[[], "Tensor"]) -> float:
+def elapsed_s(work: Callable[[], object], device: str) -> float:
+    """Time a piece of work; a GPU, which runs behind, is waited for on both sides."""
     import torch
 
     # The mps branch was never run until a record from such a machine exists.
     wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device, lambda: None)
     wait()
     start = time.perf_counter_ns()
-    read()
+    work()
     wait()
     return (time.perf_counter_ns() - start) / 1e9

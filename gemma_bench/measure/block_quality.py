@@ -29,9 +29,9 @@ def quality(written: Written, one_by_one: Written) -> dict[str, float]:
     pairs = zip(written.is_right, one_by_one.is_right, strict=True)
     lost = sum(before and not now for now, before in pairs)
     return {
-        **_bounds("right", "_ratio", proportion_interval(sum(written.is_right), len(written.is_right))),
-        **_bounds("lost", "_ratio", proportion_interval(lost, len(written.is_right))),
-        **_bounds("tokens_per_pass", "", ratio_interval(written.tokens, written.passes)),
+        **bounds("right", "_ratio", proportion_interval(sum(written.is_right), len(written.is_right))),
+        **bounds("lost", "_ratio", proportion_interval(lost, len(written.is_right))),
+        **bounds("tokens_per_pass", "", ratio_interval(written.tokens, written.passes)),
         "nats": sum(written.nats) / sum(written.tokens),
     }
 
@@ -41,5 +41,6 @@ def columns(prefix: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[A
     return {f"{prefix}_{name}": tuple(row[name] for row in rows) for name in rows[0]}
 
 
-def _bounds(name: str, unit: str, found: Interval) -> dict[str, float]:
+def bounds(name: str, unit: str, found: Interval) -> dict[str, float]:
+    """Return a figure and its interval's ends under their names: `name_unit`, `name_low_unit`, `name_high_unit`."""
     return {f"{name}{unit}": found.value, f"{name}_low{unit}": found.low, f"{name}_high{unit}": found.high}

@@ -1,7 +1,6 @@
-"""How long a training step takes, and what CUDA's allocator held at its peak."""
+"""Training steps ready to be timed, and what CUDA's allocator held at the peak of one."""
 
 import gc
-import time
 from collections.abc import Callable
 
 import torch
@@ -31,20 +30,6 @@ def allocator_peak_bytes(plan: Plan, device: str) -> int:
     torch.cuda.reset_peak_memory_stats()
     training.step()
     return int(torch.cuda.max_memory_allocated()) - before
-
-
-def timed_ms(work: Callable[[], object], device: str) -> float:
-    """Time a piece of work; CUDA, which runs behind, is waited for on both sides."""
-    wait = torch.cuda.synchronize if device == "cuda" else _nothing
-    wait()
-    start = time.perf_counter_ns()
-    work()
-    wait()
-    return (time.perf_counter_ns() - start) / 1e6
-
-
-def _nothing() -> None:
-    """Wait for nothing: the CPU is never behind."""
 
 
 def steps(training: Training, count: int) -> Callable[[], object]:

@@ -54,12 +54,10 @@ class NextToken:
         labels = batch["labels"][:, 1:]
         is_target, head = labels != IGNORED, model.get_output_embeddings()
         hidden, labels = hidden[is_target], labels[is_target]  # row hidden
-        return next_token_loss(head, hidden, labels)
+        return summed_nats(head, hidden, labels)
 
 
-def next_token_loss(
-    head: nn.Module, hidden: Float[Tensor, "row hidden"], labels: Int[Tensor, " row"]
-) -> Float[Tensor, ""]:
+def summed_nats(head: nn.Module, hidden: Float[Tensor, "row hidden"], labels: Int[Tensor, " row"]) -> Float[Tensor, ""]:
     """Return the sum of the rows' losses, in pieces where all logits at once would fill the memory."""
     if len(labels) * cast(Any, head).out_features > _MOST_LOGITS:
         return summed_cross_entropy(head, hidden, labels)

@@ -11,7 +11,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, Llama
 from gemma_bench.models.llama import LlamaSize
 from gemma_bench.training import adapters, split_weights
 from gemma_bench.training.method import Moment, Prepared
-from gemma_bench.training.objective import next_token_loss
+from gemma_bench.training.objective import summed_nats
 from gemma_bench.training.plan import Plan
 
 
@@ -99,7 +99,7 @@ class Training:
                 loss: Tensor = model(**self.batch, use_cache=False).loss
                 return loss
             hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
-            return next_token_loss(model.get_output_embeddings(), hidden, tokens[:, 1:].flatten()) / len(hidden)
+            return summed_nats(model.get_output_embeddings(), hidden, tokens[:, 1:].flatten()) / len(hidden)
 
     def step(self) -> None:
         """Train one step, without the merge that some steps end with."""

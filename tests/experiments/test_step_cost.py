@@ -27,7 +27,7 @@ def test_a_record_per_method_with_forecast_and_measured_bytes(tmp_path):
 def test_methods_take_turns_forwards_and_backwards(monkeypatch):
     said = []
     monkeypatch.setattr(step_cost, "steps", lambda training, _: training)
-    monkeypatch.setattr(step_cost, "timed_ms", lambda work, _: said.append(work) or 1.0)
+    monkeypatch.setattr(step_cost, "elapsed_s", lambda work, _: said.append(work) or 1.0)
     in_turn({"a": "a", "b": "b"}, SMALL, "cpu", "case")
     assert "".join(said) == "abbaabba"
 

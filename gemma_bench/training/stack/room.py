@@ -20,7 +20,7 @@ _WEIGHT_COPIES = 7
 
 def free_bytes(device: str) -> int:
     """Return the memory that a stack may take now."""
-    if device == "cuda":  # never run until a record from such a machine exists
+    if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     if device == "mps":  # never run until a record from such a machine exists
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())

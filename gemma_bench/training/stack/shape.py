@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import log2, prod, sqrt
 
 import torch
 from torch import Tensor
@@ -53,6 +53,10 @@ class Shape:
     def parameter_count(self) -> int:
         """Count everything that is trained, the tied embedding once."""
         return sum(prod(size) for size in self.tensors.values())
+
+    def sequences(self, bits_per_parameter: float) -> int:
+        """Return how many random sequences hold so many bits of data for each parameter."""
+        return round(bits_per_parameter * self.parameter_count / (self.length * log2(self.symbols)))
 
 
 def gemma3(width: int, layers: int, *, symbols: int, length: int, hidden: int, heads: int = 2) -> Shape:

@@ -62,14 +62,14 @@ class Stepper:
         self._operations.adamw(weights, gradient, self.first[active], self.second[active], scales, **betas)
         return loss.detach()
 
-    def _captured_step(self, chosen: Tensor) -> "_Captured":  # never run until a record from such a machine exists
+    def _captured_step(self, chosen: Tensor) -> "_Captured":
         if self._captured is None or self._captured.models != chosen.shape[1]:
             self._captured = None
             self._captured = _Captured(self, chosen[0])
         return self._captured
 
 
-class _Captured:  # never run until a record from such a machine exists
+class _Captured:
     """A step as one CUDA graph: a tiny model's step is hundreds of launches that cost more than their work."""
 
     def __init__(self, stepper: Stepper, chosen: Tensor) -> None:
