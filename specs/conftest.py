@@ -8,6 +8,7 @@ pytest_plugins = [
     "evidence.architecture",
     "evidence.capacity",
     "evidence.capacity_scaling",
+    "evidence.low_rank_records",
     "evidence.rank_evolution",
     "evidence.rank_one",
     "evidence.relora",

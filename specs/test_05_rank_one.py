@@ -96,6 +96,46 @@ def test_top_pairs_spread_wider_than_lora(judge, rules):
 
 
 @claim(
+    id="RANK1-7",
+    version=1,
+    headline=RANK_ONE,
+    kind="recorded",
+    source=STUDY,
+    scale="study",
+    expect="refuted",
+    faults=["arms_taken_for_each_other"],
+)
+def test_plain_rank_one_updates_train_as_well(judge, arms, excess, best):
+    """At 165 thousand parameters and equal tokens, the best plain rank-1 update merged at every step ends within 0.02 nats of LoRA-8 with AdamW."""
+    from gemma_bench.experiments import rank_one_rules
+
+    record = arms(rank_one_rules)
+    plain = best(record, ("top_pair", "random_a", "random_b"))
+    measured, reason = excess(record, plain, "lora_8")
+    judge(measured, at_most(0.02), reason)
+
+
+@claim(
+    id="RANK1-8",
+    version=1,
+    headline=RANK_ONE,
+    kind="recorded",
+    source=STUDY,
+    scale="study",
+    expect="open",
+    faults=["arms_taken_for_each_other"],
+)
+def test_merging_at_every_step_is_not_best(judge, arms, excess, best):
+    """At 165 thousand parameters, a rank-1 update that is merged at every step ends higher in held-out loss than at the best rarer interval."""
+    from gemma_bench.experiments import merge_frequency
+
+    record = arms(merge_frequency)
+    rarer = best(record, [name for name in record.arms if name.startswith("rank1_") and name != "rank1_1"])
+    measured, reason = excess(record, "rank1_1", rarer)
+    judge(measured, at_least(0), reason)
+
+
+@claim(
     id="RANK1-9",
     version=1,
     headline=RANK_ONE,

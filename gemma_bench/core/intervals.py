@@ -53,3 +53,17 @@ def ratio_interval(
     drawn = random.multinomial(len(above), np.full(len(above), 1 / len(above)), size=10_000)
     low, high = np.quantile((drawn @ above) / (drawn @ below), [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(ratio, min(float(low), ratio), max(float(high), ratio))
+
+
+def mean_interval(samples: Sequence[float], *, confidence: float = 0.95) -> Interval:
+    """Return the mean with Student's interval: a bootstrap of a few seeds would be too narrow."""
+    import numpy as np
+    from scipy.stats import ttest_1samp
+
+    if len(samples) < 2:  # noqa: PLR2004
+        raise ValueError(f"an interval of means needs at least 2 samples, got {len(samples)}")
+    mean = float(np.mean(samples))
+    if np.ptp(samples) == 0:
+        return Interval(mean, mean, mean)
+    low, high = ttest_1samp(samples, 0).confidence_interval(confidence)
+    return Interval(mean, float(low), float(high))

@@ -71,7 +71,7 @@ FIXTURE = Config(
 )
 """Seconds on two cores: tiny models are bound by calls, so low rank is slower there."""
 
-STUDY = Config(cases=(Case(model="270m", methods=_ALL, rank=128, batch_size=1, length=256, dtype="float32"),), rounds=4)
+STUDY = Config(cases=(Case(model="270m", methods=_ALL, rank=128, batch_size=1, length=256, dtype="float32"),), rounds=8)
 """The shape of the real 270M on two cores, at the rank of ReLoRA's paper."""
 
 _LLAMA = Case(
@@ -96,7 +96,7 @@ FULL = Config(
 )
 """ReLoRA's largest model as published, and LoRA on the 12b: for one GPU of 80 GB."""
 
-MINUTES = {"fixture": 0.5, "study": 8, "full": 3}
+MINUTES = {"fixture": 0.5, "study": 6, "full": 3}
 
 
 class StepRecord(Record):

@@ -164,6 +164,7 @@ class Merges(MethodCallback):
         self.aim = self.rule.aim() if self.rule.aim else None
         self.generator, self.change = Generator().manual_seed(seed), CumulativeChange()
         self.gradients = GradientFactors()
+        self.first_merge = options.merge_freq
 
     def begin(self, now: Moment) -> None:
         """Draw the first adapters and start to watch gradients where the rule needs them."""

@@ -88,6 +88,7 @@ class Restarts(MethodCallback):
     def __init__(self, method: ReLoRA, seed: int) -> None:
         """Start with nothing merged; `change` is what the weights were changed by since the adapters began."""
         self.method, self.generator, self.change = method, Generator().manual_seed(seed), CumulativeChange()
+        self.first_merge = method.warm_start_steps + method.reset_interval
 
     def begin(self, now: Moment) -> None:
         """Let the weights learn while the warm start lasts, the adapters afterwards."""

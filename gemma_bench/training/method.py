@@ -41,7 +41,12 @@ def _moment(args: TrainingArguments, state: TrainerState, model: nn.Module, opti
 
 
 class MethodCallback(TrainerCallback):
-    """The part of a method that acts while the trainer runs; its state goes into every checkpoint."""
+    """The part of a method that acts while the trainer runs; its state goes into every checkpoint.
+
+    `first_merge` is the step after which it merges first, if it merges at all.
+    """
+
+    first_merge: int = 1
 
     def begin(self, now: Moment) -> None:
         """Act before the first step, of a resumed run too."""

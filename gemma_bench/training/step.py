@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -107,6 +108,6 @@ class Training:
             pass
 
     def merge(self) -> None:
-        """Do what the method does between two steps."""
+        """Do what the method does at a merge, as if it were time for one."""
         for callback in self.prepared.callbacks:
-            callback.after_step(self._now)
+            callback.after_step(replace(self._now, step=callback.first_merge))

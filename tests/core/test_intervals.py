@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemma_bench.core.intervals import median_interval
+from gemma_bench.core.intervals import mean_interval, median_interval
 
 FIGURES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12)
 
@@ -37,3 +37,15 @@ def test_more_samples_narrow_the_interval():
 def test_no_samples_are_refused():
     with pytest.raises(ValueError, match="at least 1 sample, got 0"):
         median_interval([])
+
+
+def test_a_mean_has_students_interval():
+    """Known answer: 4.303 is Student's t at 2 degrees of freedom, 1/√3 the standard error of 1, 2, 3."""
+    value, low, high = mean_interval([1, 2, 3])
+    assert (value, high - value, value - low) == pytest.approx((2, 4.303 / 3**0.5, 4.303 / 3**0.5), abs=1e-3)
+
+
+def test_equal_runs_leave_no_width_and_one_run_is_refused():
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="at least 2 samples, got 1"):
+        mean_interval([1.0])

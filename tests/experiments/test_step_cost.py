@@ -6,6 +6,8 @@ from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.records import read_record, write_record
 from gemma_bench.experiments import step_cost
 from gemma_bench.experiments.step_cost import FIXTURE, FULL, Config, StepRecord, in_turn, run
+from gemma_bench.measure.training_time import started
+from gemma_bench.training.adapters import layers
 
 SMALL = Config(
     cases=(FIXTURE.cases[0].model_copy(update={"methods": ("full", "lora"), "length": 16}),), rounds=2, steps=1
@@ -34,6 +36,15 @@ def test_methods_take_turns_forwards_and_backwards(monkeypatch):
 
 def test_ratios_are_of_rounds():
     assert step_cost._by_round([2, 2, 6, 6], [1, 1, 2, 2]) == [2, 3]
+
+
+@pytest.mark.parametrize("method", ["relora", "rank1"])
+def test_the_merge_that_is_timed_changes_the_weights(method):
+    training = started(FIXTURE.cases[0].plan(method), "cpu")
+    *_, layer = layers(training.prepared.model).values()
+    before = layer.get_base_layer().weight.clone()
+    training.merge()
+    assert not before.equal(layer.get_base_layer().weight)
 
 
 def test_the_full_scale_is_the_published_model_and_the_12b():

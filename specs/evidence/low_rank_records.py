@@ -1,0 +1,45 @@
+"""Evidence of chapters 4 and 5 that was recorded: arms of low-rank training, each at its best rate, over three seeds."""
+
+import pytest
+
+from gemma_bench.claims import Measured
+
+
+@pytest.fixture
+def arms(recorded):
+    """Return the newest record of an experiment at study scale: `arms(low_rank_training)`."""
+    from gemma_bench.experiments.arms_record import ArmsRecord
+
+    def newest(experiment):
+        return recorded(experiment.NAME, ArmsRecord, version=experiment.VERSION, where=lambda r: r.scale == "study")
+
+    return newest
+
+
+@pytest.fixture
+def excess():
+    """Return what compares an arm with another: how much higher its held-out loss is, seed by seed, and all losses."""
+    from gemma_bench.core.intervals import mean_interval
+
+    def compared(record, arm, over):
+        samples = record.excess_nats(arm, over)
+        losses = "; ".join(f"{name} {_mean(record, name)} at {record.rates[name]:g}" for name in record.arms)
+        reason = f"{arm} over {over}, {len(samples)} seeds, {record.tokens_count:,} tokens each; mean nats: {losses}"
+        return Measured.within(mean_interval(samples), "nats above", samples), reason
+
+    return compared
+
+
+@pytest.fixture
+def best():
+    """Return what names the best of some arms by the seed that chose the rates, which judges no arm."""
+
+    def lowest(record, names):
+        return min(names, key=lambda name: min(nats for nats in record.grid_nats[name] if nats is not None))
+
+    return lowest
+
+
+def _mean(record, name):
+    found = [nats for nats in record.held_out_nats[name] if nats is not None]
+    return f"{sum(found) / len(found):.3f}" if found else "diverged"
