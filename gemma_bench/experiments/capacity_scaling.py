@@ -26,7 +26,7 @@ from gemma_bench.training.stack.shape import Shape, gemma3, gpt2
 
 VERSION = 1
 
-MINUTES = {"fixture": 1, "study": 40, "long": 600, "full": 9}
+MINUTES = {"fixture": 1, "study": 25, "long": 600, "full": 9}
 
 
 class Config(BaseModel):
@@ -51,7 +51,7 @@ STUDY = Config(
     rows=tuple(
         Row(
             shape=gemma3(16, layers, hidden=hidden, **_TINY),
-            ratios=(0.9, 2.7, 4.0, 5.4, 8.0),
+            ratios=(0.9, 2.7, 4.0, 5.4),
             visits=2400,
             rates=(0.015, 0.03, 0.06),
             seeds=(0, 1, 2),
