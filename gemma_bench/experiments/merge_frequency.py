@@ -75,8 +75,8 @@ FIXTURE = Config(
 
 STUDY = Config(
     course=Course(size=MICRO, steps=1000, warmup_steps=30, read_every=100, held_out_rows=128),
-    relora_intervals=(25, 100, 200, 500),
-    rank_one_intervals=(1, 2, 4, 16, 64, 256),
+    relora_intervals=(50, 100, 200),
+    rank_one_intervals=(1, 2, 4, 16, 64),
     relora_rates=(8e-3, 1.6e-2, 3.2e-2),
     rank_one_rates=(2e-3, 4e-3, 8e-3),
 )
