@@ -1,11 +1,11 @@
 """Set block decoding across the real model's window of 512."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from transformers import DynamicCache
 
+from gemma_bench.measure.known_text import known_tokens
 from gemma_bench.methods.block_samplers import FixedCount
 from gemma_bench.methods.set_block_decoding import SetBlock, decode
 from gemma_bench.methods.set_block_passes import passes_of
@@ -13,13 +13,11 @@ from gemma_bench.methods.set_block_trace import answers
 from gemma_bench.models.folder import ModelFolder
 from gemma_bench.models.loading import load
 
-GPL = Path(__file__).parents[1] / "data" / "GPL-3"
-
 
 def test_the_cache_is_exact_across_the_window(gemma_270m: ModelFolder) -> None:
     """In torch: MLX's CPU build needs two minutes for the same and was found to agree by hand."""
     backend = load(replace(gemma_270m, mask_token=4), "torch", "cpu", "float32")
-    prompt = backend.tokenizer(GPL.read_text(encoding="utf-8")).input_ids[:505]
+    prompt = known_tokens(backend.tokenizer, 505)
     passes = passes_of(backend)
     cache = passes.new_cache(np.zeros(1, dtype=int), 560)
     written = answers(decode(passes, [prompt], 20, SetBlock(8, FixedCount(4)), cache=cache))[0]

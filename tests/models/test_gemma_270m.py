@@ -1,12 +1,12 @@
 """The real model: known perplexities, with and without the token that it was trained to begin with."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gemma_bench.core.errors import DamagedFileError
+from gemma_bench.measure.known_text import known_tokens
 from gemma_bench.measure.likelihood import perplexity
 from gemma_bench.models.catalog import find
 from gemma_bench.models.folder import ModelFolder
@@ -14,7 +14,6 @@ from gemma_bench.models.generation import generate, stream_text
 from gemma_bench.models.packaged import ORIGIN, check_tokenizer
 from gemma_bench.models.torch_backend import TorchBackend
 
-GPL = Path(__file__).parents[1] / "data" / "GPL-3"
 TOKENS = 1024
 PERPLEXITY = 14.40
 
@@ -26,7 +25,7 @@ def model(gemma_270m: ModelFolder) -> TorchBackend:
 
 @pytest.fixture(scope="module")
 def tokens(model: TorchBackend) -> list[int]:
-    ids: list[int] = model.tokenizer(GPL.read_text(encoding="utf-8")).input_ids[:TOKENS]
+    ids: list[int] = known_tokens(model.tokenizer, TOKENS)
     assert ids[0] == 2
     return ids
 
