@@ -93,7 +93,7 @@ def convert(
     model: Model,
     bits: Annotated[int, typer.Option(help="2, 3, 4, 5, 6, 8 or 16.")] = 4,
     group_size: Annotated[int, typer.Option(help="32, 64 or 128 weights share a scale.")] = 64,
-    scheme: Annotated[str | None, typer.Option(help="Our own rounding instead: fitted, mixed, head8 or 8bit.")] = None,
+    scheme: Annotated[str | None, typer.Option(help="Our own rounding instead: fitted, mixed, head8 or all8.")] = None,
 ) -> None:
     """Convert a model to MLX's own folder, quantised or in 16 bits, with mlx_lm's converter or a scheme of ours."""
     from gemma_bench.models.convert_mlx import convert as to_mlx
@@ -112,17 +112,11 @@ def convert(
 
 
 def _quantised(plain: "ModelFolder", scheme: str, progress: Progress) -> "ModelFolder":
-    from gemma_bench.models import quantising
+    from gemma_bench.models.quantising import SCHEMES, quantise
 
-    schemes = {
-        "fitted": quantising.FITTED,
-        "mixed": quantising.MIXED,
-        "head8": quantising.FITTED_HEAD_8,
-        "8bit": quantising.ALL_8,
-    }
-    if scheme not in schemes:
-        raise unknown("scheme", scheme, schemes)
-    return quantising.quantise(plain, schemes[scheme], progress=progress)
+    if scheme not in SCHEMES:
+        raise unknown("scheme", scheme, SCHEMES)
+    return quantise(plain, SCHEMES[scheme], progress=progress)
 
 
 def generate(

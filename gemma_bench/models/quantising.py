@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.files import Progress, new_folder, silent
-from gemma_bench.models.folder import ModelFolder, open_folder, quantized_precision, seal_folder
+from gemma_bench.models.folder import ModelFolder, open_folder, seal_folder
 from gemma_bench.models.headers import read_headers
 from gemma_bench.models.packed import pack
 from gemma_bench.models.rounding import Rounded, round_fitted, round_min_max
@@ -40,6 +40,7 @@ class Coding:
 class Scheme:
     """A coding for all matrices and others for those whose names end in a given way (`embed_tokens`, `v_proj`)."""
 
+    name: str
     title: str
     usual: Coding
     others: Mapping[str, Coding] = field(default_factory=dict)
@@ -51,24 +52,29 @@ class Scheme:
 
 _EIGHT = Coding(8, 64, round_fitted)
 
-NAIVE = Scheme("4 bits from smallest to largest, groups of 64", Coding(4, 64, round_min_max))
+NAIVE = Scheme("naive", "4 bits from smallest to largest, groups of 64", Coding(4, 64, round_min_max))
 """What MLX's own converter does."""
 
 NAIVE_HEAD_8 = Scheme(
+    "naive8",
     "4 bits from smallest to largest, groups of 64, embedding 8 bits",
     NAIVE.usual,
     {"embed_tokens": Coding(8, 64, round_min_max)},
 )
 
-FITTED = Scheme("4 bits, fitted, groups of 32", Coding(4, 32, round_fitted))
+FITTED = Scheme("fitted", "4 bits, fitted, groups of 32", Coding(4, 32, round_fitted))
 
-FITTED_HEAD_8 = Scheme("4 bits, fitted, groups of 32, embedding 8 bits", FITTED.usual, {"embed_tokens": _EIGHT})
+FITTED_HEAD_8 = Scheme(
+    "head8", "4 bits, fitted, groups of 32, embedding 8 bits", FITTED.usual, {"embed_tokens": _EIGHT}
+)
 
-MIXED = Scheme("embedding 4 bits, fitted, groups of 32, layers 8 bits", FITTED.usual, {"_proj": _EIGHT})
+MIXED = Scheme("mixed", "embedding 4 bits, fitted, groups of 32, layers 8 bits", FITTED.usual, {"_proj": _EIGHT})
 """Where most weights are the embedding's (270M): those in 4 bits, the layers, which bear it worse, in 8."""
 
-ALL_8 = Scheme("8 bits, fitted, groups of 64", _EIGHT)
+ALL_8 = Scheme("all8", "8 bits, fitted, groups of 64", _EIGHT)
 """The control: no loss that a perplexity shows."""
+
+SCHEMES = {scheme.name: scheme for scheme in (FITTED, MIXED, FITTED_HEAD_8, ALL_8)}
 
 
 def quantise(
@@ -76,14 +82,14 @@ def quantise(
 ) -> ModelFolder:
     """Round a plain folder's matrices, write them as a folder that MLX reads too, and open it.
 
-    Without a destination it is named by its precision among the models (`270m-4bit-g32-mixed`), and one of another
-    rounding there is replaced. Raises `BadInputError` for a quantised folder or groups that do not divide a row.
+    Without a destination it is named by its scheme among the models (`270m-mixed`).
+
+    Raises `BadInputError` for a quantised folder or groups that do not divide a row.
     """
     if folder.bits is not None:
         raise BadInputError(f"{folder.path.name} is quantised already: quantise {folder.size.name} instead")
     others = {stem: scheme.coding(stem).entry() for stem in _stems(folder) if scheme.coding(stem) != scheme.usual}
-    suffix = quantized_precision(scheme.usual.bits, scheme.usual.group_size, is_mixed=bool(others))
-    target = destination or models_folder() / f"{folder.path.name}-{suffix}"
+    target = destination or models_folder() / f"{folder.path.name}-{scheme.name}"
     config = {**folder.size.config(), "torch_dtype": "bfloat16", "quantization": {**scheme.usual.entry(), **others}}
     with new_folder(target) as partial:
         require_room(partial, folder.size.weight_bytes(8, scheme.usual.group_size))

@@ -23,7 +23,10 @@ MODEL_NAMES = (
 )
 """What `download` takes. A size alone is the pre-trained model, `-it` the one tuned to follow instructions."""
 
-_CONVERTED = re.compile(r"(?P<base>.+)-(?P<bits>\d+)bit(?:-g(?P<group_size>\d+))?(?P<mixed>-mixed)?")
+SCHEMES = ("fitted", "mixed", "head8", "all8")
+"""Our own ways to round, as `quantising` has them; the model's folder is named by it (`270m-mixed`)."""
+
+_CONVERTED = re.compile(rf"(?P<base>.+)-(?:(?P<bits>\d+)bit(?:-g(?P<group_size>\d+))?|(?P<scheme>{'|'.join(SCHEMES)}))")
 
 
 def models_folder() -> Path:
@@ -57,16 +60,23 @@ def locate(model: str | Path, progress: Progress = silent) -> ModelFolder:
     base = converted["base"] if converted else name
     if base not in MODEL_NAMES:
         if not Path(model).is_dir():
-            raise unknown("model", name, (*MODEL_NAMES, "a conversion like 270m-4bit", "the path of a model folder"))
+            raise unknown("model", name, (*MODEL_NAMES, "a conversion like 270m-4bit or 270m-mixed", "a model folder"))
         return open_folder(Path(model), progress)
     folder = models_folder() / name
     if folder.is_dir():
         return open_folder(folder, progress)
     command = f"`gemma-bench download {base}`"
     if converted:
-        group = f" --group-size {converted['group_size']}" if converted["group_size"] else ""
-        command += f", then `gemma-bench convert {base} --bits {converted['bits']}{group}`"
+        command += f", then `gemma-bench convert {base} {_options(converted)}`"
     raise UnavailableError("weights", f"model {name} is not in {models_folder()}: run {command}")
+
+
+def _options(converted: re.Match[str]) -> str:
+    """Return the options of `convert` that make a model of that name."""
+    if converted["scheme"]:
+        return f"--scheme {converted['scheme']}"
+    group = f" --group-size {converted['group_size']}" if converted["group_size"] else ""
+    return f"--bits {converted['bits']}{group}"
 
 
 def download(name: str, *, source: Path | None = None, progress: Progress = silent) -> ModelFolder:

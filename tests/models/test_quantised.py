@@ -16,6 +16,8 @@ from gemma_bench.models.folder import ModelFolder
 from gemma_bench.models.generation import generate
 from gemma_bench.models.loading import load
 from gemma_bench.models.rounding import round_fitted, round_min_max
+from gemma_bench.models.weights import SCHEMES as SCHEME_NAMES
+from gemma_bench.models.weights import locate
 
 TOKENS = list(range(30, 60))
 SCHEMES = ("NAIVE", "FITTED", "FITTED_HEAD_8", "MIXED", "ALL_8")
@@ -89,3 +91,13 @@ def test_what_torch_does_not_serve_is_refused(tiny: ModelFolder, tmp_path: Any) 
         load(four, "torch", None, "float16")
     with pytest.raises(BadInputError, match="quantised already"):
         quantising.quantise(four, quantising.FITTED, tmp_path / "again")
+
+
+def test_a_scheme_names_its_folder_which_is_found_by_that_name(
+    tiny: ModelFolder, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMMA_BENCH_HOME", str(tmp_path))
+    assert tuple(quantising.SCHEMES) == SCHEME_NAMES
+    made = [quantising.quantise(tiny, scheme) for scheme in quantising.SCHEMES.values()]
+    assert [locate(f"tiny-{name}") for name in quantising.SCHEMES] == made
+    assert len({folder.sha256 for folder in made}) == len(made), "no scheme replaces another's folder"

@@ -56,6 +56,7 @@ def test_a_damaged_model_is_made_anew(home: Path) -> None:  # noqa: ARG001
     [
         ("12b-it", "run `gemma-bench download 12b-it`"),
         ("270m-4bit", "run `gemma-bench download 270m`, then `gemma-bench convert 270m --bits 4`"),
+        ("270m-mixed", "then `gemma-bench convert 270m --scheme mixed`"),
         ("1b-8bit-g32", "then `gemma-bench convert 1b --bits 8 --group-size 32`"),
     ],
 )
