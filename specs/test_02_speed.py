@@ -159,6 +159,27 @@ def test_rate_is_steady(judge, steadiness):
 
 
 @claim(
+    id="SPEED-24",
+    version=1,
+    headline=SPEED,
+    kind="recorded",
+    source=STUDY,
+    expect="open",
+    faults=["last_tokens_a_fifth_slower"],
+    scale="study",
+)
+def test_rate_is_steady_at_270m(judge, recorded):
+    """On 270m in bfloat16 in torch, the last of 512 written tokens take the time of the last of 18, the cache being as full, within 10 %."""
+    from gemma_bench.experiments.steady_rate import VERSION, SteadyRecord
+    from gemma_bench.measure.validity import require_valid
+
+    found = recorded("steady_rate", SteadyRecord, version=VERSION, where=lambda record: record.scale == "study")
+    require_valid(found.broken_rules)
+    reason = f"processor time; the machine could tell {found.smallest_effect_percent:.1f} % from nothing"
+    judge(Measured.within(found.ratio, "× the time", found.samples), within_percent(1, 10), reason)
+
+
+@claim(
     id="SPEED-9",
     version=1,
     headline=SPEED,

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import theilslopes
 
 from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.intervals import Interval, median_interval
 from gemma_bench.measure.comparison import Comparison, compare
 from gemma_bench.measure.throughput import Trial, Workload, run_trial
@@ -16,7 +17,9 @@ from gemma_bench.models.catalog import Size
 _LEAST_TOKENS = 3
 
 
-def compare_at_equal_depth(backend: Backend, short: int, long: int, rounds: int, prompt_tokens: int = 8) -> Comparison:
+def compare_at_equal_depth(
+    backend: Backend, short: int, long: int, rounds: int, prompt_tokens: int = 8, progress: Progress = silent
+) -> Comparison:
     """Compare the last tokens of a long generation with those of a short one whose cache holds just as much.
 
     What the long one wrote before them the short one reads as its prompt, so the cache's growth is the same for both
@@ -28,7 +31,7 @@ def compare_at_equal_depth(backend: Backend, short: int, long: int, rounds: int,
     def figure(workload: Workload) -> float:
         return float(np.median(run_trial(backend, workload, time.process_time_ns).token_s[1 - short :]))
 
-    return compare(lambda: figure(workloads[0]), lambda: figure(workloads[1]), rounds)
+    return compare(lambda: figure(workloads[0]), lambda: figure(workloads[1]), rounds, progress)
 
 
 def growth_percent(trials: Sequence[Trial], size: Size, value_bytes: int, bandwidth_bytes_per_s: float) -> Interval:

@@ -97,6 +97,14 @@ def text_decoded_anew_every_token():
     return patch.object(throughput, "step_by_step", steps)
 
 
+def last_tokens_a_fifth_slower():
+    from gemma_bench.core.intervals import Interval
+    from gemma_bench.experiments.steady_rate import SteadyRecord
+
+    right = SteadyRecord.ratio.fget
+    return patch.object(SteadyRecord, "ratio", property(lambda record: Interval(*(1.2 * end for end in right(record)))))
+
+
 def bias_left_in():
     return patch("gemma_bench.measure.throughput_mlx.without_bias", lambda rate, count: rate)
 
