@@ -1,7 +1,11 @@
-"""The question: which library and precision decodes fastest here, all measured in turn and checked for right output."""
+"""The question: which library and precision decodes fastest here, and what does its rounding cost in perplexity.
+
+All rows are measured in turn. Each is held to the tokens of the first row with the same weights: that finds a wrong
+product or cache. What coarser weights cost is the perplexity's to say.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,19 +15,22 @@ from gemma_bench.core.intervals import Interval, median_interval
 from gemma_bench.core.records import Record
 from gemma_bench.measure import summary
 from gemma_bench.measure.bandwidth import bandwidth_under
+from gemma_bench.measure.known_text import NAME, known_tokens
+from gemma_bench.measure.likelihood import perplexity
 from gemma_bench.measure.throughput import Trial, Workload, in_turn, run_trial
 from gemma_bench.measure.turn import turn
 from gemma_bench.measure.validity import broken_rules, read_state
 from gemma_bench.models.backend import Backend, subject
 from gemma_bench.models.loading import load
+from gemma_bench.models.weights import locate
 
-VERSION = 1
+VERSION = 2
 
 _LEAST_ROUNDS = 2
 
 
 class Row(BaseModel):
-    """One way to run a model."""
+    """One way to run a model; a slow library may write fewer tokens, and leave the text unread."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,6 +38,8 @@ class Row(BaseModel):
     backend: str
     device: str = "cpu"
     dtype: str | None = None
+    new_tokens: int | None = None
+    reads_text: bool = True
 
     @property
     def name(self) -> str:
@@ -39,7 +48,10 @@ class Row(BaseModel):
 
 
 class Config(BaseModel):
-    """The rows, the first of which the others are compared with and held to, and the work that each does."""
+    """The rows, the first of which the others are compared with, and the work that each does.
+
+    The perplexity is that of the text's first `text_tokens`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,6 +59,7 @@ class Config(BaseModel):
     prompt_tokens: int = 16
     new_tokens: int = 16
     rounds: int = 6
+    text_tokens: int = 1024
     seed: int = 0
 
 
@@ -56,6 +69,7 @@ FIXTURE = Config(
     rows=tuple(
         Row(model="tiny", backend=backend, dtype=dtype) for dtype in _PRECISIONS for backend in ("torch", "mlx")
     ),
+    text_tokens=256,
 )
 """Seconds on two cores."""
 
@@ -63,23 +77,24 @@ STUDY = Config(
     rows=(
         Row(model="270m", backend="torch", dtype="bfloat16"),
         Row(model="270m", backend="torch", dtype="float32"),
-        Row(model="270m", backend="mlx", dtype="bfloat16"),
-        Row(model="270m-4bit", backend="torch"),
-        Row(model="270m-4bit", backend="mlx"),
+        *(Row(model=f"270m-{scheme}", backend="torch") for scheme in ("4bit", "fitted", "head8", "mixed", "all8")),
+        Row(model="270m", backend="mlx", dtype="bfloat16", new_tokens=8, reads_text=False),
+        Row(model="270m-4bit", backend="mlx", new_tokens=4, reads_text=False),
     ),
-    new_tokens=8,
-    rounds=4,
+    new_tokens=32,
+    rounds=5,
 )
 """Minutes on two cores: MLX's CPU build is slow in 4 bits."""
 
-MINUTES = {"fixture": 0.5, "study": 4}
+MINUTES = {"fixture": 0.5, "study": 5}
 
 
 class TableRecord(Record):
     """One row of the table; `samples` are its decode rates, one per round, in the order of the rounds.
 
-    `same_tokens_ratio` and `largest_gap_nats` are against the table's first row, whatever its precision; what is held
-    equal between rows is model, prompt, number of tokens and machine.
+    `same_tokens_ratio` and `largest_gap_nats` are against the first row with the same weights; what is held equal
+    between rows is the model that was rounded, prompt, number of tokens and machine. `perplexity` is `None` where the
+    row does not read the text.
     """
 
     row: str
@@ -98,6 +113,9 @@ class TableRecord(Record):
     over_first_row_ratio: float
     over_first_row_low_ratio: float
     over_first_row_high_ratio: float
+    text: str
+    text_count_tokens: int
+    perplexity: float | None
     reference: str
     has_finite_logits: bool
     same_tokens_ratio: float
@@ -107,17 +125,24 @@ class TableRecord(Record):
 
 
 def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) -> tuple[TableRecord, ...]:
-    """Measure every row once per round, forwards and backwards by turns, and return a record per row."""
+    """Measure every row once per round, forwards and backwards by turns, and return a record per row.
+
+    A model that is not here is refused, with the command that makes it, before any is loaded.
+    """
     if config.rounds < _LEAST_ROUNDS:
         raise BadInputError(f"rounds must be at least {_LEAST_ROUNDS}, got {config.rounds}")
     if not config.rows:
         raise BadInputError("rows must be at least 1, got 0")
-    backends = {row: load(row.model, row.backend, row.device, row.dtype, progress) for row in config.rows}
+    folders = {row: locate(row.model, progress) for row in config.rows}
+    backends = {row: load(folders[row], row.backend, row.device, row.dtype, progress) for row in config.rows}
+    cases = {row: (backend, _workload(config, row)) for row, backend in backends.items()}
+    for row, (backend, workload) in cases.items():
+        workload.check(backend.size)
+        _text(config, row, backend)
     with turn() as other_bench_pid:
-        for backend in backends.values():
-            run_trial(backend, _workload(config))
+        for case in cases.values():
+            run_trial(*case)
         before = read_state(other_bench_pid)
-        cases = {row: (backend, _workload(config)) for row, backend in backends.items()}
         trials = in_turn(cases, config.rounds, progress)
         after = read_state()
     return tuple(
@@ -141,8 +166,8 @@ def _record(
     rules: Sequence[str],
     scale: str,
 ) -> TableRecord:
-    backend, first, workload = backends[row], config.rows[0], _workload(config)
-    figures = summary.rates(trials[row])
+    backend, first, workload = backends[row], config.rows[0], _workload(config, row)
+    text, figures = _text(config, row, backend), summary.rates(trials[row])
     over = ratio(_rates(trials[row]), _rates(trials[first]))
     return TableRecord.measured(
         subject(backend, config.seed),
@@ -155,19 +180,36 @@ def _record(
         backend=backend.name,
         device=backend.device,
         prompt_count_tokens=config.prompt_tokens,
-        new_count_tokens=config.new_tokens,
+        new_count_tokens=workload.new_tokens,
         **{name: figure for name, figure in figures.items() if name in TableRecord.model_fields},
         **summary.ceiling(backend, workload, figures["decode_tokens_per_s"], bandwidth_under(backend)),
         over_first_row_ratio=over.value,
         over_first_row_low_ratio=over.low,
         over_first_row_high_ratio=over.high,
-        **summary.output(backend, workload, trials[row], None if row == first else backends[first]),
+        text=NAME,
+        text_count_tokens=len(text),
+        perplexity=perplexity(backend, text) if text else None,
+        **summary.output(backend, workload, trials[row], _same_weights(backend, backends.values())),
         broken_rules=tuple(rules),
     )
 
 
-def _workload(config: Config) -> Workload:
-    return Workload(config.prompt_tokens, config.new_tokens, seed=config.seed)
+def _same_weights(backend: Backend, others: Iterable[Backend]) -> Backend | None:
+    """Return the first backend with the same weights, which judges this one's tokens; `None` if it is the first."""
+    first = next(other for other in others if other.folder.sha256 == backend.folder.sha256)
+    return None if first is backend else first
+
+
+def _text(config: Config, row: Row, backend: Backend) -> list[int]:
+    """Return the tokens that a row reads for its perplexity."""
+    context = backend.size.max_position_embeddings
+    if config.text_tokens > context:
+        raise BadInputError(f"text_tokens must be at most the model's context of {context}, got {config.text_tokens}")
+    return known_tokens(backend.tokenizer, config.text_tokens) if row.reads_text else []
+
+
+def _workload(config: Config, row: Row) -> Workload:
+    return Workload(config.prompt_tokens, row.new_tokens or config.new_tokens, seed=config.seed)
 
 
 def _rates(trials: Sequence[Trial]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The ledger in Markdown: LEDGER.md whole, and README's table between its two marks."""
+"""Results in Markdown: LEDGER.md whole, and README's tables of claims and of speed, each between its two marks."""
 
 from pathlib import Path
 
@@ -8,8 +8,12 @@ from gemma_bench.claims.ledger import Entry, Ledger, read_ledger
 from gemma_bench.claims.table import catches_text, measured_text, summary
 from gemma_bench.core.errors import DamagedFileError
 from gemma_bench.core.files import read_text, write_text
+from gemma_bench.core.units import number
+from gemma_bench.experiments.speed_table import TableRecord
+from gemma_bench.report.speed_tables import SpeedTables, read_speed_tables, weights_text
 
-BEGIN, END = "<!-- ledger: rendered by `gemma-bench ledger --write` -->", "<!-- end of ledger -->"
+LEDGER = "<!-- ledger: rendered by `gemma-bench ledger --write` -->", "<!-- end of ledger -->"
+SPEED = "<!-- speed: rendered by `gemma-bench ledger --write` -->", "<!-- end of speed -->"
 
 
 def ledger_markdown(ledger: Ledger) -> str:
@@ -25,22 +29,56 @@ def readme_table(ledger: Ledger) -> str:
     return "\n\n".join([_table(list(ledger.claims), with_reason=False), f"{summary(ledger)}."])
 
 
+def speed_markdown(speed: SpeedTables) -> str:
+    """Write the newest speed table, each rate beside its perplexity, or how to get one."""
+    if not speed.tables:
+        return "No record of this version yet: `gemma-bench run speed_table --scale study` makes one."
+    table = speed.tables[0]
+    rows = tabulate(
+        [_speed_row(row) for _, row in table.rows], headers="keys", tablefmt="github", disable_numparse=True
+    )
+    first = table.first
+    told = (
+        f"Measured in turn on {first.chip} (`{first.machine_id}`) on {first.date_utc[:10]}, {first.cores_count} cores"
+    )
+    text = f"; perplexity of {table.text}" if table.text else ""
+    return f"{rows}\n\n{told}, batch 1, with 95 % intervals{text}."
+
+
+def _speed_row(row: TableRecord) -> dict[str, str]:
+    rate, low, high = (number(getattr(row, f"decode{end}_tokens_per_s")) for end in ("", "_low", "_high"))
+    is_evidence = row.output_is_correct and not row.broken_rules
+    why_not = "; ".join(row.broken_rules) or "wrong output"
+    return {
+        "model, library, device, precision": _escaped(row.row),
+        "weights": _escaped(weights_text(row)),
+        "decode, tok/s": f"**{rate}** [{low}, {high}]",
+        "perplexity": "–" if row.perplexity is None else f"{row.perplexity:.2f}",
+        "of the ceiling": f"{row.bandwidth_share_percent:.0f} %",
+        "over the first": f"{number(row.over_first_row_ratio)} ×"
+        if is_evidence
+        else f"not compared: {_escaped(why_not)}",
+    }
+
+
 def write_documents(root: Path) -> tuple[Path, Path]:
-    """Render `results/ledger.json` into LEDGER.md and README.md, and say where."""
+    """Render `results/ledger.json` into LEDGER.md and README.md, and the newest speed records too; say where."""
     ledger = read_ledger(root / "results" / "ledger.json")
     whole, readme = root / "results" / "LEDGER.md", root / "README.md"
     write_text(whole, ledger_markdown(ledger))
-    write_text(readme, with_table(read_text(readme, "README"), readme_table(ledger)))
+    text = with_table(read_text(readme, "README"), LEDGER, readme_table(ledger))
+    write_text(readme, with_table(text, SPEED, speed_markdown(read_speed_tables(root))))
     return whole, readme
 
 
-def with_table(document: str, table: str) -> str:
-    """Put a table between the two marks of a document, in place of what stands there."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def with_table(document: str, marks: tuple[str, str], table: str) -> str:
+    """Put a table between two marks of a document, in place of what stands there."""
+    first, last = marks
+    before, begin, rest = document.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise DamagedFileError(f"the document has no place for the ledger: it needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+        raise DamagedFileError(f"the document has no place for a table: it needs the lines {first} and {last}")
+    return f"{before}{first}\n\n{table}\n\n{last}{after}"
 
 
 def _table(entries: list[Entry], *, with_reason: bool) -> str:

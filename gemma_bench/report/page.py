@@ -15,7 +15,7 @@ from gemma_bench.core.files import write_text
 from gemma_bench.core.records import BareRecord, read_record
 from gemma_bench.core.units import GIB, number
 from gemma_bench.report.interval_plot import PLOT_WIDTH, STRIP_HEIGHT, Strip, plot_of
-from gemma_bench.report.speed_tables import SpeedTables, read_speed_tables
+from gemma_bench.report.speed_tables import SpeedTables, read_speed_tables, weights_text
 
 GLYPHS = {
     Verdict.HOLDS: "✓",
@@ -51,7 +51,13 @@ def render_page(ledger: Ledger, records: Mapping[str, Mapping[str, Any] | str], 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "measured": measured_text, "catches": catches_text, "gib": _gib}
+    environment.filters |= {
+        "number": number,
+        "measured": measured_text,
+        "catches": catches_text,
+        "gib": _gib,
+        "weights": weights_text,
+    }
     environment.globals |= {"plot_of": plot_of, "strip_of": Strip.of, "glyphs": GLYPHS}
     return environment.get_template("page.html.jinja").render(
         ledger=ledger,

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma_bench.core.errors import DamagedFileError
-from gemma_bench.core.records import read_record
+from gemma_bench.core.records import BareRecord, read_record
+from gemma_bench.core.units import number
 from gemma_bench.experiments.speed_table import VERSION, Row, TableRecord
 
 
@@ -21,6 +22,12 @@ class SpeedTable:
         """The row that the others are compared with."""
         return self.rows[0][1]
 
+    @property
+    def text(self) -> str | None:
+        """Say what the perplexities are of, or `None` where no row has one."""
+        count = max(row.text_count_tokens for _, row in self.rows)
+        return f"the first {number(count)} tokens of {self.first.text}" if count else None
+
 
 @dataclass(frozen=True)
 class SpeedTables:
@@ -30,23 +37,26 @@ class SpeedTables:
     problems: tuple[str, ...] = ()
 
 
+def weights_text(record: TableRecord) -> str:
+    """Say what a row's weights are: how our own scheme rounded them, else their precision."""
+    _, told, scheme = (record.weights_origin or "").rpartition("; ")
+    return scheme if told else str(record.dtype)
+
+
 def read_speed_tables(root: Path) -> SpeedTables:
-    """Read the clean records of the experiment's present version under a project's root."""
+    """Read the clean records of the experiment's present version under a project's root; older ones are left out."""
     records: dict[str, TableRecord] = {}
     problems = []
     for path in sorted((root / "results" / "records" / "speed_table").glob("*.json"), reverse=True):
         name = path.relative_to(root).as_posix()
         try:
-            records[name] = read_record(path, TableRecord)
+            bare = read_record(path, BareRecord)
+            if bare.commit_is_clean and bare.experiment_version == VERSION:
+                records[name] = read_record(path, TableRecord)
         except DamagedFileError as error:
             problems.append(str(error).replace(str(path), name))
-    valid = {
-        name: record
-        for name, record in records.items()
-        if record.commit_is_clean and record.experiment_version == VERSION
-    }
-    machines = dict.fromkeys(record.machine_id for record in valid.values())
-    return SpeedTables(tuple(_newest(machine, valid) for machine in machines), tuple(problems))
+    machines = dict.fromkeys(record.machine_id for record in records.values())
+    return SpeedTables(tuple(_newest(machine, records) for machine in machines), tuple(problems))
 
 
 def _newest(machine_id: str, records: dict[str, TableRecord]) -> SpeedTable:

@@ -3,16 +3,20 @@
 import numpy as np
 import pytest
 
-from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.errors import BadInputError, UnavailableError
 from gemma_bench.core.records import read_record, write_record
+from gemma_bench.experiments import speed_table
 from gemma_bench.experiments.speed_table import FIXTURE, Config, Row, TableRecord, ratio, run
+from gemma_bench.measure.known_text import known_tokens
+from gemma_bench.measure.likelihood import perplexity
+from gemma_bench.models.quantising import FITTED, quantise
 
 
 @pytest.fixture
 def small(tiny, monkeypatch):
     monkeypatch.setattr("gemma_bench.measure.bandwidth.buffer_bytes", lambda: 1 << 26)
     rows = tuple(Row(model=str(tiny.path), backend=backend) for backend in ("torch", "mlx"))
-    return Config(rows=rows, new_tokens=6, rounds=3)
+    return Config(rows=rows, new_tokens=6, rounds=3, text_tokens=64)
 
 
 def test_a_record_per_row_and_the_same_tokens_in_all(small, tmp_path):
@@ -46,8 +50,52 @@ def test_the_fixture_is_every_backend_in_two_precisions():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"rounds": 1}, "rounds must be at least 2, got 1"), ({"rows": ()}, "rows must be at least 1")],
+    [
+        ({"rounds": 1}, "rounds must be at least 2, got 1"),
+        ({"rows": ()}, "rows must be at least 1"),
+        ({"text_tokens": 1}, "tokens of GPL-3 must be between 2 and"),
+        ({"text_tokens": 513}, "text_tokens must be at most the model's context of 512, got 513"),
+        ({"new_tokens": 500}, "are 516, the model's context is 512"),
+    ],
 )
 def test_a_table_without_meaning_is_refused(small, change, message):
     with pytest.raises(BadInputError, match=message):
         run(small.model_copy(update=change))
+
+
+def test_every_row_has_the_perplexity_of_its_weights(small, tiny):
+    from gemma_bench.models.loading import load
+
+    torch, mlx = run(small)
+    backend = load(tiny, "torch", "cpu")
+    assert torch.perplexity == perplexity(backend, known_tokens(backend.tokenizer, 64))
+    assert mlx.perplexity == pytest.approx(torch.perplexity, rel=1e-3)
+    assert (torch.text, torch.text_count_tokens) == ("GPL-3", 64)
+
+
+def test_a_row_may_write_less_and_leave_the_text_unread(small):
+    slow = small.rows[1].model_copy(update={"new_tokens": 3, "reads_text": False})
+    _, record = run(small.model_copy(update={"rows": (small.rows[0], slow)}))
+    assert (record.perplexity, record.text_count_tokens, record.new_count_tokens) == (None, 0, 3)
+
+
+def test_rounded_weights_are_held_to_themselves_and_cost_perplexity(small, tiny, tmp_path):
+    coarse = quantise(tiny, FITTED, tmp_path / "coarse")
+    rows = (*small.rows, *(Row(model=str(coarse.path), backend=backend) for backend in ("torch", "mlx")))
+    records = run(small.model_copy(update={"rows": rows}))
+    assert [record.reference.partition(" ")[0] for record in records] == [
+        "itself,",
+        "tiny-float32",
+        "itself,",
+        "tiny-4bit-g32",
+    ]
+    assert all(record.output_is_correct for record in records)
+    assert records[2].perplexity != records[0].perplexity
+
+
+def test_a_model_that_is_not_here_is_refused_before_any_is_loaded(small, monkeypatch, tmp_path):
+    monkeypatch.setenv("GEMMA_BENCH_HOME", str(tmp_path))
+    monkeypatch.setattr(speed_table, "load", lambda *_: pytest.fail("loaded"))
+    absent = Row(model="270m-mixed", backend="torch")
+    with pytest.raises(UnavailableError, match=r"then `gemma-bench convert 270m --scheme mixed`"):
+        run(small.model_copy(update={"rows": (*small.rows, absent)}))

@@ -7,8 +7,9 @@ import pytest
 from gemma_bench.claims.ledger import read_ledger
 from gemma_bench.core.errors import DamagedFileError
 from gemma_bench.core.records import read_record
-from gemma_bench.report.markdown import BEGIN, END, ledger_markdown, readme_table, with_table
+from gemma_bench.report.markdown import LEDGER, SPEED, ledger_markdown, readme_table, speed_markdown, with_table
 from gemma_bench.report.page import BareRecord
+from gemma_bench.report.speed_tables import read_speed_tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,8 +21,13 @@ def ledger():
 
 def test_readme_and_ledger_md_are_those_of_the_committed_ledger(ledger):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_table(readme, readme_table(ledger)) == readme
+    assert with_table(readme, LEDGER, readme_table(ledger)) == readme
     assert (ROOT / "results" / "LEDGER.md").read_text(encoding="utf-8") == ledger_markdown(ledger)
+
+
+def test_the_speed_table_of_readme_is_that_of_the_newest_record():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_table(readme, SPEED, speed_markdown(read_speed_tables(ROOT))) == readme
 
 
 def test_the_committed_ledger_is_of_the_specs_as_they_are(ledger):
@@ -50,6 +56,7 @@ def test_text_of_a_claim_cannot_become_markup(ledger):
 
 
 def test_a_document_without_a_place_for_the_table_is_refused():
-    assert with_table(f"a{BEGIN}old{END}b", "new") == f"a{BEGIN}\n\nnew\n\n{END}b"
-    with pytest.raises(DamagedFileError, match="has no place for the ledger"):
-        with_table("nothing here", "new")
+    begin, end = LEDGER
+    assert with_table(f"a{begin}old{end}b", LEDGER, "new") == f"a{begin}\n\nnew\n\n{end}b"
+    with pytest.raises(DamagedFileError, match="has no place for a table: it needs the lines <!-- speed"):
+        with_table(f"a{begin}old{end}b", SPEED, "new")

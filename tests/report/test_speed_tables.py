@@ -11,6 +11,7 @@ import pytest
 from gemma_bench.claims.ledger import read_ledger
 from gemma_bench.core.records import read_record
 from gemma_bench.experiments.speed_table import VERSION, TableRecord
+from gemma_bench.report.markdown import speed_markdown
 from gemma_bench.report.page import render_page, write_page
 from gemma_bench.report.speed_tables import SpeedTable, SpeedTables, read_speed_tables
 
@@ -52,7 +53,7 @@ def page_of(*rows, problems=()):
 
 def cells(page, row):
     """Return the text of one row's cells by their heads."""
-    found = re.search(rf'<th scope="row">{re.escape(row)}</th>(.*?)</tr>', page, re.DOTALL)
+    found = re.search(rf'<th scope="row">{re.escape(row)} <span.*?</th>(.*?)</tr>', page, re.DOTALL)
     heads = re.findall(r'<td data-head="([^"]+)">(.*?)</td>', found.group(1), re.DOTALL)
     return {
         head: " ".join(unescape(re.sub(r"<title>.*?</title>|<[^>]*>|&#xFE0E;", "", cell)).split())
@@ -84,6 +85,12 @@ class TestReading:
         changed(root, machine_id="another")
         assert [one.machine_id for one in read_speed_tables(root).tables] == ["another", table().machine_id]
 
+    def test_a_record_of_an_older_version_is_left_out_whatever_its_fields(self, root):
+        old = table().first.model_dump(mode="json") | {"experiment_version": 1, "machine_id": "old"}
+        del old["perplexity"]
+        (folder(root) / "20270101T000000Z-old.json").write_text(json.dumps(old))
+        assert read_speed_tables(root) == read_speed_tables(SAMPLE)
+
     @pytest.mark.parametrize("change", [{"commit_is_clean": False}, {"experiment_version": VERSION + 1}])
     def test_uncommitted_and_other_versions_are_left_out(self, root, change):
         changed(root, decode_tokens_per_s=1.0, **change)
@@ -110,13 +117,26 @@ class TestRendering:
         mlx = cells(page, "270m mlx cpu bfloat16")
         assert mlx == {
             "decode": "3.262 [3.247, 3.273]",
+            "perplexity": "not measured",
             "of the ceiling": "7 % of 25 GB/s",
             "over the first": "0.167 × [0.1621, 0.1682]",
             "output": "✓ correct",
         }
         assert cells(page, ROWS[0])["over the first"] == "1 ×"
+        assert cells(page, ROWS[0])["perplexity"] == "14.44"
+        assert "perplexity of the first 1,024 tokens of GPL-3" in page
         assert page.count("<summary>record of 2026-03-09</summary>") == len(ROWS)
         assert "270m mlx cpu bfloat16.json" in page
+
+    def test_weights_and_shorter_generations_are_said_beside_the_row(self):
+        mixed = {"row": "270m-mixed torch cpu", "weights_origin": "base; embedding 4 bits", "new_count_tokens": 4}
+        page = page_of(table().first, table().first.model_copy(update=mixed))
+        assert '270m-mixed torch cpu <span class="range">embedding 4 bits; writes 4</span>' in page
+        assert '270m torch cpu bfloat16 <span class="range">bfloat16</span>' in page
+
+    def test_a_table_in_which_no_row_read_the_text_names_none(self):
+        page = page_of(table().first.model_copy(update={"perplexity": None, "text_count_tokens": 0}))
+        assert "perplexity of the first" not in page
 
     def test_bars_are_as_long_as_their_shares(self):
         page = page_of(*(row for _, row in table().rows))
@@ -153,3 +173,22 @@ class TestRendering:
         assert page.count("<script>") == 1
         assert "<img" not in page
         assert attack in unescape(page)
+
+
+class TestMarkdown:
+    def test_a_row_says_rate_perplexity_share_and_ratio(self):
+        text = speed_markdown(read_speed_tables(SAMPLE))
+        lines = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in rows_of(text)}
+        assert list(lines) == ROWS
+        assert lines["270m torch cpu bfloat16"] == ["bfloat16", "**19.57** [19.31, 20.12]", "14.44", "41 %", "1 ×"]
+        assert lines["270m mlx cpu bfloat16"][2] == "–"
+        assert lines["270m-4bit torch cpu"][-1] == "not compared: wrong output"
+        assert lines["270m torch cpu float32"][-1].startswith("not compared: other load: others kept 0.6")
+        assert text.endswith("batch 1, with 95 % intervals; perplexity of the first 1,024 tokens of GPL-3.")
+
+    def test_without_a_record_it_says_how_to_get_one(self):
+        assert "gemma-bench run speed_table --scale study" in speed_markdown(SpeedTables())
+
+
+def rows_of(text):
+    return [line for line in text.split("\n") if line.startswith("| 270m")]
