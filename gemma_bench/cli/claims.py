@@ -118,7 +118,7 @@ def report(
     written = write_page(_ledger(file), Path(), page)
     output.print(f"page: {written}", highlight=False, soft_wrap=True)
     if pictures:
-        from gemma_bench.report.capacity_pictures import write_pictures
+        from gemma_bench.report.pictures import write_pictures
 
         for path in write_pictures(Path("results")):
             output.print(f"picture: {path}", highlight=False, soft_wrap=True)

@@ -28,7 +28,7 @@ def print_json(data: Any) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Report]:
-    """Yield a progress callback that draws one bar for each thing it hears of."""
+    """Yield a progress callback that draws a bar for each thing it hears of; figures may follow its name after `: `."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

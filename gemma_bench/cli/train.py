@@ -3,15 +3,20 @@
 import inspect
 import signal
 from collections.abc import Callable, Mapping
+from math import exp
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel, ValidationError
 
 from gemma_bench.cli.console import errors, output, progress_bar
-from gemma_bench.core.errors import BadInputError, DamagedFileError
+from gemma_bench.core.errors import BadInputError, DamagedFileError, UnavailableError
 from gemma_bench.core.files import read_text
+
+if TYPE_CHECKING:
+    from gemma_bench.measure.rank_watch import RankWatch
+    from gemma_bench.training.run import TrainRecord
 
 INTERRUPTED = 130
 
@@ -55,12 +60,10 @@ def _methods_app() -> typer.Typer:
 
 
 def _command(method: Any) -> Callable[..., None]:
-    """Return a function whose options are the fields of paths, settings and method, all of them optional.
+    """Return a function whose options are the fields of paths, settings, readings and method, all of them optional.
 
     What the command line leaves out comes from the YAML file, and what that leaves out from the fields' defaults.
     """
-    from gemma_bench.training.run import Paths
-    from gemma_bench.training.settings import Settings
 
     def run(config: Path | None, resume: bool, **given: Any) -> None:
         asked = {name: value for name, value in given.items() if value is not None}
@@ -70,11 +73,19 @@ def _command(method: Any) -> Callable[..., None]:
         _parameter("config", Annotated[Path | None, typer.Option(help="YAML file with any of these options.")], None),
         _parameter("resume", Annotated[bool, typer.Option(help="Go on from the newest checkpoint.")], False),
     ]
-    parts: list[type[BaseModel]] = [Paths, Settings, method]
-    options = [_option(name, field) for part in parts for name, field in part.model_fields.items()]
+    options = [_option(name, field) for part in _owners(method) for name, field in part.model_fields.items()]
     setattr(run, "__signature__", inspect.Signature([*options, *fixed]))  # noqa: B010
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*options, *fixed)}
     return run
+
+
+def _owners(method: Any) -> tuple[type[BaseModel], ...]:
+    """Return the models whose fields are the options."""
+    from gemma_bench.measure.rank_watch import RankOptions
+    from gemma_bench.training.run import Paths
+    from gemma_bench.training.settings import Settings
+
+    return Paths, Settings, RankOptions, method
 
 
 _KINDS: dict[Any, Any] = {int: int, float: float, bool: bool, float | None: float, int | None: int, Path: Path}
@@ -82,7 +93,7 @@ _KINDS: dict[Any, Any] = {int: int, float: float, bool: bool, float | None: floa
 
 def _option(name: str, field: Any) -> inspect.Parameter:
     flags = (f"--{name.replace('_', '-')}", "-o") if name == "output" else ()
-    default = "" if field.is_required() else f" [default: {_shown(field.default)}]"
+    default = "" if field.is_required() or field.default is None else f" [default: {_shown(field.default)}]"
     option = typer.Option(*flags, help=f"{field.description}{default}", show_default=False)
     kind = _KINDS.get(field.annotation, str)
     return _parameter(name, Annotated[kind | None, option], None)
@@ -110,10 +121,7 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 def _parts(method: Any, options: Mapping[str, Any]) -> list[Any]:
     """Sort options into the models that own them; refuse what none owns and what a field does not allow."""
-    from gemma_bench.training.run import Paths
-    from gemma_bench.training.settings import Settings
-
-    owners = (Paths, Settings, method)
+    owners = _owners(method)
     known = {name for owner in owners for name in owner.model_fields}
     for name in options:
         if name not in known:
@@ -135,29 +143,57 @@ def _parts(method: Any, options: Mapping[str, Any]) -> list[Any]:
 
 def _run(method: Any, options: Mapping[str, Any], *, resume: bool) -> None:
     from gemma_bench.core.records import write_record
+    from gemma_bench.measure.rank_watch import RankWatch
     from gemma_bench.training.log import Stop
     from gemma_bench.training.run import train as train_run
 
-    paths, settings, chosen = _parts(method, options)
+    paths, settings, ranks, chosen = _parts(method, options)
+    interval = ranks.interval(settings.iters, trains_weights=chosen.trains_weights)
+    watch = RankWatch(paths.output, interval) if interval else None
     stop = Stop()
     before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with progress_bar() as progress:
-            record = train_run(paths, chosen, settings, resume=resume, stop=stop, progress=progress)
+            record = train_run(paths, chosen, settings, resume=resume, stop=stop, watch=watch, progress=progress)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     path = write_record(record, paths.output)
+    _say(record)
+    if watch and record.rank:
+        _draw(watch, paths.output, f"{method.name}: {record.model_id}, {record.steps_count:,} steps")
+    output.print(f"record: {path}", highlight=False, soft_wrap=True)
+    if not record.is_complete:
+        errors.print(f"stopped after step {record.steps_count}: go on with --resume", style="yellow", highlight=False)
+        raise typer.Exit(INTERRUPTED)
+
+
+def _say(record: "TrainRecord") -> None:
+    """Print what a run came to."""
     if record.cut_rows_count:
         errors.print(
             f"{record.cut_rows_count:,} of {record.train_rows_count:,} rows were too long and cut", style="yellow"
         )
     for split, nats in (("valid", record.valid_nats), ("test", record.test_nats)):
         if nats is not None:
-            output.print(
-                f"{split}: {nats:.4f} nats per token, perplexity {2.718281828459045**nats:.4g}", highlight=False
-            )
-    output.print(f"record: {path}", highlight=False, soft_wrap=True)
-    if not record.is_complete:
-        errors.print(f"stopped after step {record.steps_count}: go on with --resume", style="yellow", highlight=False)
-        raise typer.Exit(INTERRUPTED)
+            output.print(f"{split}: {nats:.4f} nats per token, perplexity {exp(nats):.4g}", highlight=False)
+    if record.rank:
+        output.print(
+            f"rank of the change: numeric {record.rank[-1]:.1f}, effective {record.effective_rank[-1]:.1f}, stable "
+            f"{record.stable_rank[-1]:.1f}, means of {record.ranked_matrices_count} matrices",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _draw(watch: "RankWatch", folder: Path, title: str) -> None:
+    """Draw the readings into `rank.png`, if there is matplotlib."""
+    from gemma_bench.report.figures import save
+    from gemma_bench.report.rank_pictures import run_picture
+
+    try:
+        save(run_picture(watch.readings, title), folder / "rank.png")
+    except UnavailableError as error:
+        errors.print(f"no picture of the ranks: {error}", style="yellow", markup=False, highlight=False)
+    else:
+        output.print(f"picture: {folder / 'rank.png'}", highlight=False, soft_wrap=True)

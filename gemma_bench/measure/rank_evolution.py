@@ -4,7 +4,7 @@ The change is read from the effective weights: what the adapter adds now on top 
 is the same for every method, and exact in float32 because the rounding of the stored weights counts as noise.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from gemma_bench.measure.spectrum import (
     Factors,
     Spectrum,
     directions,
+    in_float64,
     overlap,
     random_sum,
     spectrum_of_factors,
@@ -27,25 +28,35 @@ from gemma_bench.training.split_weights import master
 Change = Factors | tuple[Float[Tensor, "out in"], Float[Tensor, "out in"] | None]
 """A change as factors, or as a matrix with the stored weight that it was read back from, if it was."""
 
+Directions = Float[Tensor, "out count"]
+
 LEADING_COUNT = 4
 """Directions whose way is followed: as many as a small adapter has."""
 
 
-def effective_weights(model: nn.Module) -> dict[str, Float[Tensor, "out in"]]:
-    """Return what each projection multiplies by, in float64, its adapter included, by its name in the plain model."""
+Matrix = nn.Linear | LoraLayer
+
+
+def projections(model: nn.Module) -> Iterator[tuple[str, Matrix]]:
+    """Yield a model's adapted layers, or its projections where it has none, by their names in the plain model."""
     adapted = layers(model)
-    if adapted:
-        return {name: _with_adapter(layer) for name, layer in adapted.items()}
-    return {
-        name: master(part).double()
-        for name, part in model.named_modules()
-        if isinstance(part, nn.Linear) and name.rpartition(".")[2] in PROJECTIONS
-    }
+    yield from adapted.items()
+    for name, part in () if adapted else model.named_modules():
+        if isinstance(part, nn.Linear) and name.rpartition(".")[2] in PROJECTIONS:
+            yield name, part
 
 
-def _with_adapter(layer: LoraLayer) -> Float[Tensor, "out in"]:
-    b, a = factors(layer)
-    return torch.addmm(master(layer.get_base_layer()).double(), b.double(), a.double())
+def effective_weight(part: Matrix) -> Float[Tensor, "out in"]:
+    """Return what a projection multiplies by, in float64, its adapter included."""
+    if not isinstance(part, LoraLayer):
+        return in_float64(master(part))
+    b, a = factors(part)
+    return torch.addmm(in_float64(master(part.get_base_layer())), in_float64(b), in_float64(a))
+
+
+def effective_weights(model: nn.Module) -> dict[str, Float[Tensor, "out in"]]:
+    """Return the effective weight of every projection."""
+    return {name: effective_weight(part) for name, part in projections(model)}
 
 
 @dataclass(frozen=True)
@@ -63,37 +74,27 @@ class Reading:
         return cls(found.rank, found.effective_rank, found.stable_rank, found.norm)
 
 
-class Evolution:
-    """The ranks of every matrix's change since the start, reading by reading, and its leading directions."""
+class RankReadings:
+    """The ranks of every matrix's change, reading by reading, and the directions that led each time."""
 
-    def __init__(self, start: Mapping[str, Float[Tensor, "out in"]]) -> None:
-        """Take the effective weights before training."""
-        self.start, self._last = start, start
+    def __init__(self, names: Iterable[str]) -> None:
+        """Take the names of the matrices."""
         self.steps: list[int] = []
-        self.readings: dict[str, list[Reading]] = {name: [] for name in start}
+        self.readings: dict[str, list[Reading]] = {name: [] for name in names}
         self.spectra: dict[str, Spectrum] = {}
-        self.moved: dict[str, list[float]] = {name: [] for name in start}
-        self._leading: list[dict[str, Float[Tensor, "out count"]]] = []
+        self._leading: list[dict[str, Directions]] = []
 
-    def read(self, step: int, model: nn.Module) -> None:
-        """Read every matrix of a model, and how far it moved since the last reading."""
-        now = effective_weights(model)
-        for name, last in self._last.items():
-            self.moved[name].append(float((now[name] - last).norm()))
-        self._last = now
-        self.read_changes(step, {name: (now[name] - start, start.float()) for name, start in self.start.items()})
+    def add(self, step: int, found: Mapping[str, tuple[Spectrum, Directions]]) -> None:
+        """Take what was found at a step for all matrices: spectra and leading directions."""
+        self.steps.append(step)
+        self._leading.append({name: leading for name, (_, leading) in found.items() if leading.shape[1]})
+        for name, (spectrum, _) in found.items():
+            self.spectra[name] = spectrum
+            self.readings[name].append(Reading.of(spectrum))
 
     def read_changes(self, step: int, changes: Mapping[str, Change]) -> None:
         """Read the changes of all matrices."""
-        self.steps.append(step)
-        self._leading.append({})
-        for name, change in changes.items():
-            found = spectrum_of_factors(change) if isinstance(change, Factors) else spectrum_of_matrix(*change)
-            self.spectra[name] = found
-            self.readings[name].append(Reading.of(found))
-            if found.rank:
-                matrix = change if isinstance(change, Factors) else change[0]
-                self._leading[-1][name] = directions(matrix, min(LEADING_COUNT, found.rank))
+        self.add(step, {name: read_change(change) for name, change in changes.items()})
 
     def means(self, what: str) -> tuple[float, ...]:
         """Return the mean of a rank over all matrices, reading by reading."""
@@ -107,6 +108,24 @@ class Evolution:
     def trajectory(self) -> tuple[tuple[float, ...], ...]:
         """Return how far the leading directions at each reading are those at each other one: mean overlap, 0 to 1."""
         return tuple(tuple(_mean_overlap(now, then) for then in self._leading) for now in self._leading)
+
+
+class Evolution(RankReadings):
+    """Readings of a model of which the start stays in memory, and the way that each matrix goes between them."""
+
+    def __init__(self, start: Mapping[str, Float[Tensor, "out in"]]) -> None:
+        """Take the effective weights before training."""
+        super().__init__(start)
+        self.start, self._last = start, start
+        self.moved: dict[str, list[float]] = {name: [] for name in start}
+
+    def read(self, step: int, model: nn.Module) -> None:
+        """Read every matrix of a model, and how far it moved since the last reading."""
+        now = effective_weights(model)
+        for name, last in self._last.items():
+            self.moved[name].append(float((now[name] - last).norm()))
+        self._last = now
+        self.read_changes(step, {name: (now[name] - start, start.float()) for name, start in self.start.items()})
 
     def null_effective_rank(self, terms: int) -> float:
         """Return the mean effective rank of the null model: what random directions of the same norms would have had.
@@ -122,11 +141,20 @@ class Evolution:
         return sum(ranks) / len(ranks)
 
 
-def _mean_overlap(now: dict[str, Tensor], then: dict[str, Tensor]) -> float:
+def read_change(change: Change) -> tuple[Spectrum, Directions]:
+    """Return a change's spectrum and its leading directions, none where it is no change at all."""
+    matrix = change if isinstance(change, Factors) else change[0]
+    found = spectrum_of_factors(change) if isinstance(change, Factors) else spectrum_of_matrix(*change)
+    count = min(LEADING_COUNT, found.rank)
+    return found, directions(matrix, count) if count else torch.empty(matrix.shape[0], 0)
+
+
+def _mean_overlap(now: dict[str, Directions], then: dict[str, Directions]) -> float:
     found = list(_overlaps(now, then))
     return sum(found) / len(found) if found else 0.0
 
 
-def _overlaps(now: dict[str, Tensor], then: dict[str, Tensor]) -> Iterator[float]:
-    for name in now.keys() & then.keys():
-        yield overlap(now[name], then[name])
+def _overlaps(now: dict[str, Directions], then: dict[str, Directions]) -> Iterator[float]:
+    for name, here in now.items():
+        if name in then:
+            yield overlap(here, then[name])

@@ -83,7 +83,7 @@ def spectrum_of_matrix(change: Float[Tensor, "out in"], stored: Float[Tensor, "o
     it could have made counts as noise. Without it the change's own precision does. The Gram matrix itself hides what is
     below about 1e-7 of the largest singular value.
     """
-    wide = _float64(change)
+    wide = in_float64(change)
     gram = wide @ wide.mT if wide.shape[0] <= wide.shape[1] else wide.mT @ wide
     values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
     of_gram = float(values[0]) * math.sqrt(max(wide.shape) * _EPSILON)
@@ -100,8 +100,8 @@ def summed(changes: Sequence[Factors]) -> Factors:
     """Return the sum of changes of one weight as one pair of factors: their columns and rows side by side."""
     if not changes or len({change.shape for change in changes}) > 1:
         raise BadInputError(f"changes must be of one weight, got shapes {[change.shape for change in changes]}")
-    b = torch.cat([_float64(change.b) * change.scale for change in changes], dim=1)
-    return Factors(b, torch.cat([_float64(change.a) for change in changes]))
+    b = torch.cat([in_float64(change.b) * change.scale for change in changes], dim=1)
+    return Factors(b, torch.cat([in_float64(change.a) for change in changes]))
 
 
 def directions(change: Factors | Float[Tensor, "out in"], count: int) -> Float[Tensor, "out count"]:
@@ -110,7 +110,7 @@ def directions(change: Factors | Float[Tensor, "out in"], count: int) -> Float[T
         (q_b, r_b), (_, r_a) = _qr(change.b, "reduced"), _qr(change.a.mT, "r")
         left, values, _ = torch.linalg.svd(change.scale * r_b @ r_a.mT)
         return _leading(q_b @ left, values, count)
-    wide = _float64(change)
+    wide = in_float64(change)
     if wide.shape[0] <= wide.shape[1]:
         squares, left = torch.linalg.eigh(wide @ wide.mT)
         return _leading(left.flip(1), squares.flip(0), count)
@@ -136,14 +136,14 @@ def random_sum(norms: Sequence[float], shape: tuple[int, int], *, seed: int = 0)
     return Factors(b / b.norm(dim=0) * sizes, a / a.norm(dim=1, keepdim=True))
 
 
-def _qr(matrix: Tensor, mode: str) -> tuple[Tensor, Tensor]:
-    q, r = torch.linalg.qr(_float64(matrix), mode=mode)
-    return q, r
-
-
-def _float64(tensor: Tensor) -> Tensor:
+def in_float64(tensor: Tensor) -> Tensor:
     """Convert a tensor where it is, or on the CPU if it is on Apple's GPU, which has no float64."""
     return tensor.detach().to("cpu" if tensor.device.type == "mps" else tensor.device).double()
+
+
+def _qr(matrix: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    q, r = torch.linalg.qr(in_float64(matrix), mode=mode)
+    return q, r
 
 
 def _leading(vectors: Tensor, sizes: Tensor, count: int) -> Tensor:

@@ -152,7 +152,9 @@ class RankOne(Options):
         adapted = attach(model, 1, alpha=1, targets=self.targets, seed=settings.seed)
         groups = [Group(method.all_adapter_parameters(adapted), cosine(settings))]
         merges = Merges(self, settings.seed + 1)
-        return Prepared(adapted, groups, RULES[self.rule].optimizer, [merges], changes_frozen_weights=True)
+        change = merges.change if self.keep_change else None
+        optimizer = RULES[self.rule].optimizer
+        return Prepared(adapted, groups, optimizer, [merges], changes_frozen_weights=True, change=change)
 
 
 class Merges(MethodCallback):

@@ -53,7 +53,8 @@ class ReLoRA(Lora):
             groups.append(Group(others, switched(cosine(settings), jagged, self.warm_start_steps)))
         if self.warm_start_steps:
             groups.append(Group(beside, cosine(settings)))
-        return Prepared(adapted, groups, callbacks=[Restarts(self, settings.seed + 1)], changes_frozen_weights=True)
+        restarts = Restarts(self, settings.seed + 1)
+        return Prepared(adapted, groups, callbacks=[restarts], changes_frozen_weights=True, change=restarts.change)
 
     def forget(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
         """Do to the adapters' moments what this method does at a merge."""

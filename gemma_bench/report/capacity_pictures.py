@@ -1,27 +1,21 @@
-"""Pictures of the chapter on capacity, one per experiment, from its newest clean record."""
+"""Pictures of the chapter on capacity, one per experiment."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gemma_bench.core.errors import UnavailableError
-from gemma_bench.core.files import explained
-from gemma_bench.core.records import Record, newest_record
 from gemma_bench.experiments.fine_tune_memorization import FineTuneRecord
 from gemma_bench.experiments.layer_capacity import LayerRecord
 from gemma_bench.experiments.quantized_memory import QuantizedRecord
+from gemma_bench.report.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DPI = 120
-
 
 def quantized_picture(record: QuantizedRecord) -> "Figure":
     """Draw what rounding keeps over bits: a line per fill ratio for the fitted rounding, dashed for the plain one."""
-    figure, axes = _figure(1)
+    figure, (axes,) = new_figure(1)
     for fill in dict.fromkeys(record.fill_bits_per_parameter):
         for rounding, line in (("fitted", "-"), ("min max", "--")):
             bits = sorted(set(record.bits))
@@ -37,7 +31,7 @@ def quantized_picture(record: QuantizedRecord) -> "Figure":
 
 def layer_picture(record: LayerRecord) -> "Figure":
     """Draw marginal capacity by block, a dot per seed, and the map of noise sensitivity, coloured within each part."""
-    figure, axes = _figure(2)
+    figure, (axes,) = new_figure(2)
     rows = np.array(record.marginals())
     for row in rows:
         axes[0].plot(range(record.layers_count), row, "o", color="tab:blue", alpha=0.5)
@@ -61,7 +55,7 @@ def layer_picture(record: LayerRecord) -> "Figure":
 
 def fine_tune_picture(record: FineTuneRecord) -> "Figure":
     """Draw bits learnt by heart and bits generalised, over data size and over the course of each fine-tune."""
-    figure, axes = _figure(2)
+    figure, (axes,) = new_figure(2)
     sizes = sorted(set(record.sequences_counts))
     names = {"memorised_bits_per_sequence": "by heart", "generalised_bits_per_sequence": "generalised"}
     for name, label in names.items():
@@ -88,32 +82,3 @@ def fine_tune_picture(record: FineTuneRecord) -> "Figure":
 def _full_at(record: FineTuneRecord) -> float:
     """Return the number of sequences whose data are as many bits as were ever memorised."""
     return record.capacity_bits * record.sequences_counts[-1] / record.data_bits[-1]
-
-
-def _figure(panels: int) -> tuple["Figure", Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UnavailableError("matplotlib", 'pictures need matplotlib: `pip install "gemma_bench[plots]"`') from error
-    figure = Figure(figsize=(6.5 * panels, 4.5), layout="constrained")
-    return figure, figure.subplots(1, panels, squeeze=False)[0]
-
-
-_PICTURES: dict[str, tuple[type[Record], Callable[[Any], "Figure"]]] = {
-    "quantized_memory": (QuantizedRecord, quantized_picture),
-    "layer_capacity": (LayerRecord, layer_picture),
-    "fine_tune_memorization": (FineTuneRecord, fine_tune_picture),
-}
-
-
-def write_pictures(results: Path) -> Iterator[Path]:
-    """Write `pictures/<experiment>.png` beside the records, one for every experiment that has a clean record."""
-    for experiment, (kind, draw) in _PICTURES.items():
-        found = newest_record(results, experiment, kind)
-        if found is None:
-            continue
-        path = results / "pictures" / f"{experiment}.png"
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draw(found[1]).savefig(path, dpi=_DPI)
-        yield path

@@ -1,12 +1,13 @@
 """What a run tells while it goes on: a line of JSON per report, TensorBoard, progress; and how it is asked to stop."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainerCallback
 
-from gemma_bench.core.files import Progress, write_text
+from gemma_bench.core.files import Progress, explained, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -34,13 +35,17 @@ class Log(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
         """Append one report."""
-        logs: dict[str, float] = more["logs"]
-        if self.writer is None or _SUMMARY in logs:
+        if _SUMMARY not in more["logs"]:
+            self.tell(state.global_step, more["logs"])
+
+    def tell(self, step: int, values: Mapping[str, float]) -> None:
+        """Append what was seen at a step."""
+        if self.writer is None:
             return
-        with (self.folder / LOG).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-        for name, value in logs.items():
-            self.writer.add_scalar(name, value, state.global_step)
+        with explained(self.folder / LOG), (self.folder / LOG).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
         """Close TensorBoard's file."""
@@ -57,15 +62,27 @@ def _step(line: str) -> float:
 
 
 class Bar(TrainerCallback):
-    """Reports progress after every step."""
+    """Reports progress after every step, with the newest of the figures that are shown: loss, ranks."""
+
+    SHOWN: ClassVar = {"loss": "loss", "rank": "rank", "effective_rank": "effective", "stable_rank": "stable"}
 
     def __init__(self, progress: Progress) -> None:
         """Take whom to tell."""
         self.progress = progress
+        self.seen: dict[str, float] = {}
+
+    def tell(self, step: int, values: Mapping[str, float]) -> None:  # noqa: ARG002
+        """Take figures, of which some are shown."""
+        self.seen |= {name: values[name] for name in self.SHOWN if name in values}
+
+    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
+        """Take a report."""
+        self.tell(state.global_step, more["logs"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
         """Tell how many steps are done."""
-        self.progress("training", state.global_step, state.max_steps)
+        seen = ", ".join(f"{self.SHOWN[name]} {value:.3g}" for name, value in self.seen.items())
+        self.progress(f"training: {seen}" if seen else "training", state.global_step, state.max_steps)
 
 
 class Stop(TrainerCallback):

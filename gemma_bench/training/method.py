@@ -10,6 +10,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from gemma_bench.training.adapters import PROJECTIONS, adapter_parameters, attach, layers
+from gemma_bench.training.change import CumulativeChange
 from gemma_bench.training.objective import Objective
 from gemma_bench.training.schedule import Schedule, cosine
 from gemma_bench.training.settings import Settings
@@ -96,8 +97,9 @@ def adamw(groups: list[dict[str, Any]], settings: Settings) -> torch.optim.Optim
 class Prepared:
     """A model made ready by a method.
 
-    `changes_frozen_weights` says that merges change what no optimizer owns; `objective` is next tokens by default;
-    `mask_token` is the id that stands for hidden tokens, where the model learns to fill them in.
+    `changes_frozen_weights` says that merges change what no optimizer owns; `change` is all that they added, where
+    adapters and what is kept of them hold the whole change; `objective` is next tokens by default; `mask_token` is the
+    id that stands for hidden tokens, where the model learns to fill them in.
     """
 
     model: nn.Module
@@ -105,6 +107,7 @@ class Prepared:
     optimizer: MakeOptimizer = adamw
     callbacks: list[MethodCallback] = field(default_factory=list)
     changes_frozen_weights: bool = False
+    change: CumulativeChange | None = None
     objective: Objective | None = None
     mask_token: int | None = None
 
@@ -171,7 +174,8 @@ class Lora(Options):
     def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
         """Attach adapters, which alone are trained."""
         adapted = self.attach(model, settings)
-        return Prepared(adapted, [Group(all_adapter_parameters(adapted), cosine(settings))])
+        groups = [Group(all_adapter_parameters(adapted), cosine(settings))]
+        return Prepared(adapted, groups, change=CumulativeChange())
 
 
 def all_adapter_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import TrainerCallback
@@ -20,9 +20,10 @@ from gemma_bench.training import adapters, checkpoint
 from gemma_bench.training.data import Examples, Reading, split_path
 from gemma_bench.training.fuse import fuse
 from gemma_bench.training.log import Bar, Log, Stop
-from gemma_bench.training.method import Method
+from gemma_bench.training.method import Method, Prepared
 from gemma_bench.training.settings import Settings
 from gemma_bench.training.trainer import Trainer, mean_nats
+from gemma_bench.training.watching import Tell, Watch
 
 VERSION = 1
 
@@ -44,7 +45,7 @@ class Paths(BaseModel):
 
 
 class TrainRecord(Record):
-    """What a run came to."""
+    """What a run came to; ranks of the change are means over the matrices read, in `ranking_ratio` of the time."""
 
     method: str
     steps_count: int
@@ -55,6 +56,12 @@ class TrainRecord(Record):
     trainable_parameters_count: int
     valid_nats: float | None
     test_nats: float | None
+    ranked_matrices_count: int = 0
+    rank_steps: tuple[int, ...] = ()
+    rank: tuple[float, ...] = ()
+    effective_rank: tuple[float, ...] = ()
+    stable_rank: tuple[float, ...] = ()
+    ranking_ratio: float | None = None
 
 
 def train(
@@ -64,6 +71,7 @@ def train(
     *,
     resume: bool = False,
     stop: Stop | None = None,
+    watch: Watch | None = None,
     progress: Progress = silent,
 ) -> TrainRecord:
     """Train, from the start or from the newest checkpoint, and write the results into the output folder.
@@ -77,15 +85,26 @@ def train(
     backend = _load(paths, method, progress)
     splits = _splits(paths, backend)
     began = time.perf_counter()
-    trainer = _trainer(
-        paths, method, settings, backend, splits, [Log(paths.output), Bar(progress), *([stop] if stop else [])]
-    )
+    prepared = method.prepare(cast(Any, backend).model, settings)
+    log, bar = Log(paths.output), Bar(progress)
+    watching = [watch.begin(prepared, backend.folder, _to_both(log, bar))] if watch else []
+    callbacks = [log, *watching, bar, *([stop] if stop else [])]
+    trainer = _trainer(paths, method, settings, backend, splits, prepared, callbacks)
     paths.output.mkdir(parents=True, exist_ok=True)
     trainer.train(start)
     is_complete = trainer.state.global_step == settings.iters
     if is_complete:
         _write(paths, trainer, backend, progress)
-    return _record(method, settings, backend, trainer, splits, time.perf_counter() - began, is_complete=is_complete)
+    figures = {"duration_s": time.perf_counter() - began, **(watch.figures() if watch else {})}
+    return _record(method, settings, backend, trainer, splits, figures, is_complete=is_complete)
+
+
+def _to_both(log: Log, bar: Bar) -> Tell:
+    def tell(step: int, values: Mapping[str, float]) -> None:
+        log.tell(step, values)
+        bar.tell(step, values)
+
+    return tell
 
 
 def _load(paths: Paths, method: Method, progress: Progress) -> Backend:
@@ -113,10 +132,11 @@ def _trainer(
     settings: Settings,
     backend: Any,
     splits: dict[str, Examples],
+    prepared: Prepared,
     callbacks: Sequence[TrainerCallback],
 ) -> Trainer:
     return Trainer(
-        method.prepare(backend.model, settings),
+        prepared,
         splits["train"],
         settings,
         held_out=splits.get("valid"),
@@ -153,7 +173,7 @@ def _record(
     backend: Backend,
     trainer: Trainer,
     splits: dict[str, Examples],
-    duration_s: float,
+    figures: Mapping[str, Any],
     *,
     is_complete: bool,
 ) -> TrainRecord:
@@ -173,10 +193,10 @@ def _record(
         method=method.name,
         steps_count=trainer.state.global_step,
         is_complete=is_complete,
-        duration_s=duration_s,
         train_rows_count=len(splits["train"]),
         cut_rows_count=splits["train"].cut_count,
         trainable_parameters_count=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         valid_nats=nats("valid"),
         test_nats=nats("test"),
+        **figures,
     )

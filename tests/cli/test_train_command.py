@@ -59,7 +59,7 @@ def test_a_run_trains_and_its_model_is_the_same_in_both_libraries(gemma_bench, s
     assert done.code == 0, done.err
     assert "perplexity" in done.out
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
     (record,) = (tmp_path / "run" / "records" / f"train_{METHODS[method][0]}").iterdir()
     found = json.loads(record.read_text())
     assert (found["steps_count"], found["is_complete"], found["cut_rows_count"]) == (8, True, 0)
@@ -67,6 +67,38 @@ def test_a_run_trains_and_its_model_is_the_same_in_both_libraries(gemma_bench, s
     ours, theirs = (logits(tmp_path / "run" / "model", library) for library in ("torch", "mlx"))
     assert np.abs(ours - theirs).max() < 1e-3
     assert np.abs(ours - logits(tiny.path, "torch")).max() > 1e-3
+
+
+RANKS = {"lora": [2, 2, 2], "relora": [2, 4, 6], "rank1": [3, 6, 8]}
+
+
+@pytest.mark.parametrize("method", RANKS)
+def test_the_rank_of_the_change_is_seen_growing(gemma_bench, start, tmp_path, method):
+    """In the log, in TensorBoard, in the record, in the terminal and as a picture."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = gemma_bench(*start(method, "run", "--rank-every", 3))
+    assert done.code == 0, done.err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    ranks = {line["step"]: line["rank"] for line in lines if "rank" in line}
+    assert list(ranks) == [3, 6, 8]
+    assert list(ranks.values()) == pytest.approx(RANKS[method], abs=0.5)  # successive top pairs overlap a little
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("rank")] == pytest.approx(list(ranks.values()))
+    assert len(events.Scalars("effective_rank/down_proj")) == 3
+    (record,) = (tmp_path / "run" / "records" / f"train_{method}").iterdir()
+    found = json.loads(record.read_text())
+    assert (found["rank_steps"], found["rank"]) == ([3, 6, 8], list(ranks.values()))
+    assert f"rank of the change: numeric {found['rank'][-1]:.1f}, effective" in done.out
+    assert (tmp_path / "run" / "rank.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("method", "more"), [("lora", ["--rank-every", 0]), ("full", [])])
+def test_ranks_are_not_read_where_nobody_asked(gemma_bench, start, tmp_path, method, more):
+    done = gemma_bench(*start(method, "run", *more))
+    assert (done.code, "rank of the change" in done.out) == (0, False)
+    assert not (tmp_path / "run" / "rank").exists()
 
 
 def test_fusing_an_adapter_changes_no_logit(gemma_bench, start, tiny, tmp_path):
@@ -88,12 +120,12 @@ def test_fusing_an_adapter_changes_no_logit(gemma_bench, start, tiny, tmp_path):
 @pytest.mark.parametrize("method", ["relora", "rank1", "sbd"])
 def test_a_killed_run_resumes_without_a_trace(gemma_bench, start, started, tmp_path, method):
     """Kill -9 once there is a checkpoint; log and weights end as those of a run that nobody touched."""
-    assert gemma_bench(*start(method, "whole")).code == 0
+    assert gemma_bench(*start(method, "whole", "--rank-every", 3)).code == 0
     slow = (
         "import time, sys, gemma_bench.training.log as log; tell = log.Bar.on_step_end\n"
         "def wait(*a, **k): tell(*a, **k); time.sleep(0.3)\n"
         "log.Bar.on_step_end = wait\n"
-        f"sys.argv = {['gemma-bench', *map(str, start(method, 'killed'))]!r}\n"
+        f"sys.argv = {['gemma-bench', *map(str, start(method, 'killed', '--rank-every', 3))]!r}\n"
         "from gemma_bench.cli.app import main; main()\n"
     )
     running = started([sys.executable, "-c", slow], env=dict(os.environ))
@@ -103,9 +135,12 @@ def test_a_killed_run_resumes_without_a_trace(gemma_bench, start, started, tmp_p
     running.send_signal(signal.SIGKILL)
     assert running.wait(30) == -signal.SIGKILL
     assert not (tmp_path / "killed" / "model").exists()
-    assert gemma_bench(*start(method, "killed", "--resume")).code == 0
+    assert gemma_bench(*start(method, "killed", "--rank-every", 3, "--resume")).code == 0
     one, other = (tmp_path / name for name in ("whole", "killed"))
     assert (one / "log.jsonl").read_text() == (other / "log.jsonl").read_text()
+    ranks = [{path.name: path.read_bytes() for path in (run / "rank").glob("*")} for run in (one, other)]
+    assert ranks[0] == ranks[1]
+    assert sorted(ranks[0]) == [f"{step:06}.safetensors" for step in (3, 6, 8)]
     weights = [path / "model" / "model.safetensors" for path in (one, other)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 

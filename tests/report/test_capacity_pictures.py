@@ -9,8 +9,8 @@ from gemma_bench.report.capacity_pictures import (
     fine_tune_picture,
     layer_picture,
     quantized_picture,
-    write_pictures,
 )
+from gemma_bench.report.pictures import write_pictures
 
 pytest.importorskip("matplotlib")
 
