@@ -4,6 +4,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from jaxtyping import Int
+from torch import Tensor
+
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.intervals import ratio_interval
 from gemma_bench.experiments.set_block_completions import Completions
@@ -14,7 +17,7 @@ from gemma_bench.measure.block_quality import bounds, columns
 from gemma_bench.measure.writing import answer_nats
 from gemma_bench.models.backend import subject
 from gemma_bench.models.loading import load
-from gemma_bench.training.python_text import PythonText, read_python
+from gemma_bench.training.corpus import python_documents, rows_after, spread
 from gemma_bench.training.short_run import ShortRun
 
 VERSION = 1
@@ -138,14 +141,15 @@ def run(
         _ = setting.method  # refuses one without a meaning before anything is trained
     start = time.monotonic()
     backend: Any = load(config.model, "torch", device, progress=progress)
-    text = read_python(backend.tokenizer, config.text_bytes, config.seed)
+    text = python_documents(backend.tokenizer, config.text_bytes, config.seed)
     models, runs = {BASE: backend.model}, dict[str, ShortRun]()
     for name in (SET_BLOCK, NEXT_TOKEN):
         steps = runs[SET_BLOCK].steps_count if runs else config.steps
         tuned, runs[name] = tune(backend, text, config, name, steps, progress)
         models[name] = evaluation_copy(tuned, backend)
-    losses = _losses(models, text, config)
-    rows, is_complete = _rows(models, text, config, backend.tokenizer, start + config.total_budget_s, progress)
+    losses = _losses(models, text.held_out, config, backend.tokenizer.bos_token_id)
+    deadline_s = start + config.total_budget_s
+    rows, is_complete = _rows(models, text.held_out, config, backend.tokenizer, deadline_s, progress)
     yield SetBlockGemmaRecord.measured(
         subject(backend, config.seed),
         experiment="set_block_gemma",
@@ -175,9 +179,9 @@ def _run_fields(name: str, done: ShortRun, config: Config) -> dict[str, Any]:
     }
 
 
-def _losses(models: dict[str, Any], text: PythonText, config: Config) -> list[dict[str, Any]]:
+def _losses(models: dict[str, Any], text: Int[Tensor, " token"], config: Config, bos: int) -> list[dict[str, Any]]:
     """Return held-out losses per token, and how far each model's is above the control's over the same rows."""
-    rows = text.held_out_rows(config.length_tokens, config.held_out_rows)
+    rows = spread(rows_after(text, config.length_tokens, bos), config.held_out_rows)
     first, rest = rows[:, :1].tolist(), rows[:, 1:].tolist()
     counts = [len(row) for row in rest]
     nats = {name: answer_nats(model, first, rest, batch_rows=16) for name, model in models.items()}
@@ -191,10 +195,16 @@ def _losses(models: dict[str, Any], text: PythonText, config: Config) -> list[di
 
 
 def _rows(
-    models: dict[str, Any], text: PythonText, config: Config, tokenizer: Any, deadline_s: float, progress: Progress
+    models: dict[str, Any],
+    text: Int[Tensor, " token"],
+    config: Config,
+    tokenizer: Any,
+    deadline_s: float,
+    progress: Progress,
 ) -> tuple[list[dict[str, Any]], bool]:
     """Grade one token at a time for every model, then the settings; the first one with the base model too."""
-    pieces = text.held_out_rows(config.prompt_tokens + config.new_tokens, config.prompts).tolist()
+    rows_of_text = rows_after(text, config.prompt_tokens + config.new_tokens, tokenizer.bos_token_id)
+    pieces = spread(rows_of_text, config.prompts).tolist()
     prompts, gold = [[row[: config.prompt_tokens] for row in pieces], [row[config.prompt_tokens :] for row in pieces]]
     completions = Completions(prompts, gold, tokenizer, models[BASE], config.mask_token)
     one_by_one, rows = dict[str, list[tuple[int, ...]]](), list[dict[str, Any]]()

@@ -14,8 +14,8 @@ from torch import Tensor
 from gemma_bench.core.files import Progress
 from gemma_bench.methods.set_block_training import draw_noise, set_block_loss
 from gemma_bench.training.adapters import PROJECTIONS
+from gemma_bench.training.corpus import Corpus, rows_after
 from gemma_bench.training.head_loss import next_token_loss
-from gemma_bench.training.python_text import PythonText
 from gemma_bench.training.short_run import Schedule, ShortRun, train
 
 SET_BLOCK, NEXT_TOKEN = "set block", "next token"
@@ -45,11 +45,11 @@ class Tuning(BaseModel):
 
 
 def tune(
-    backend: Any, text: PythonText, tuning: Tuning, objective: str, steps: int, progress: Progress
+    backend: Any, text: Corpus, tuning: Tuning, objective: str, steps: int, progress: Progress
 ) -> tuple[Any, ShortRun]:
     """Train a copy of a loaded model with an objective; both objectives see the same rows in the same order."""
     model = _trainable(backend.model, tuning)
-    rows = text.rows(tuning.length_tokens).to(backend.device)
+    rows = rows_after(text.train, tuning.length_tokens, backend.tokenizer.bos_token_id).to(backend.device)
     losses = _losses(model, rows, tuning, objective)
     schedule = Schedule(steps, tuning.learning_rate, tuning.warmup_steps, tuning.budget_s)
     done = train(model, losses, schedule, f"training: {objective}", progress)

@@ -1,8 +1,10 @@
 """Text to train on that every machine has: the running Python's own library, as bytes or as a model's tokens."""
 
 import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -44,7 +46,34 @@ def python_sources() -> Corpus:
 def python_tokens(tokenizer: Any, token_count: int) -> Corpus:
     """Return the first `token_count` training tokens of Python's own sources and a tenth as many held out."""
     train, held_out = python_files()
-    return Corpus(_tokens(train, tokenizer, token_count), _tokens(held_out, tokenizer, token_count // _HELD_OUT_EVERY))
+    return Corpus(_first(train, tokenizer, token_count), _first(held_out, tokenizer, token_count // _HELD_OUT_EVERY))
+
+
+def python_documents(tokenizer: Any, most_characters: int, seed: int = 0) -> Corpus:
+    """Return whole files in a seeded order, `<eos>` after each, up to about so many characters, and a quarter held out.
+
+    `rows_after` cuts them into rows that begin with `<bos>`.
+    """
+    train, held_out = (Random(seed).sample(files, len(files)) for files in python_files())  # noqa: S311 - reproducible
+    return Corpus(
+        *(
+            _documents(files, tokenizer, most)
+            for files, most in ((train, most_characters), (held_out, most_characters // 4))
+        )
+    )
+
+
+def rows_after(stream: Int[Tensor, " token"], length: int, bos: int) -> Int[Tensor, "row length"]:
+    """Return a stream in rows of `length` tokens, of which the first is `<bos>`; what is left at the end is dropped."""
+    kept = stream[: len(stream) // (length - 1) * (length - 1)].view(-1, length - 1)
+    return torch.cat((torch.full((len(kept), 1), bos), kept), dim=1)
+
+
+def spread(rows: Int[Tensor, "row length"], count: int) -> Int[Tensor, "count length"]:
+    """Return `count` rows that lie evenly over all."""
+    if len(rows) < count:
+        raise BadInputError(f"the text has {len(rows)} rows of {rows.shape[1]} tokens, {count} were asked for")
+    return rows[torch.linspace(0, len(rows) - 1, count).long()]
 
 
 def _byte_ids(path: Path) -> Int[Tensor, " token"]:
@@ -52,15 +81,30 @@ def _byte_ids(path: Path) -> Int[Tensor, " token"]:
     return torch.from_numpy(np.concatenate([[SPECIAL_TOKENS.index("<bos>")], shifted]).astype(np.int16))
 
 
-def _tokens(files: list[Path], tokenizer: Any, token_count: int) -> Int[Tensor, " token"]:
+def _texts(files: Iterable[Path]) -> Iterator[str]:
+    return (path.read_text(encoding="utf-8", errors="replace") for path in files)
+
+
+def _first(files: Sequence[Path], tokenizer: Any, token_count: int) -> Int[Tensor, " token"]:
     ids: list[int] = []
-    for path in files:
+    for text in _texts(files):
         if len(ids) >= token_count:
             break
-        ids += tokenizer(path.read_text(encoding="utf-8", errors="replace")).input_ids
+        ids += tokenizer(text).input_ids
     if len(ids) < token_count:
         raise BadInputError(f"this Python's own sources have {len(ids):,} tokens, {token_count:,} were asked for")
     return torch.tensor(ids[:token_count], dtype=torch.int32)
+
+
+def _documents(files: Sequence[Path], tokenizer: Any, most_characters: int) -> Int[Tensor, " token"]:
+    ids: list[int] = []
+    size = 0
+    for text in _texts(files):
+        if size >= most_characters:
+            break
+        ids += [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        size += len(text)
+    return torch.tensor(ids)
 
 
 class Windows(Dataset[Int[Tensor, " length"]]):

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil, cos, pi
+from math import ceil
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from gemma_bench.core.errors import BadInputError, InvalidRunError
 from gemma_bench.training import adapters
 from gemma_bench.training.head_loss import summed_cross_entropy
+from gemma_bench.training.schedule import half_cosine
+from gemma_bench.training.short_run import descend
 
 
 class Trainee(Protocol):
@@ -84,7 +86,7 @@ class Course:
         warmup = max(1, round(self.warmup_share * steps))
         if step < warmup:
             return (step + 1) / warmup
-        return 0.5 * (1 + cos(pi * (step - warmup) / max(1, steps - warmup)))
+        return half_cosine((step - warmup) / max(1, steps - warmup))
 
 
 def train(
@@ -97,26 +99,24 @@ def train(
     """
     if not len(rows):
         raise BadInputError("a data set must have at least 1 sequence, got 0")
-    steps, shuffle = course.steps(len(rows)), Generator().manual_seed(course.seed)
-    optimizer = torch.optim.AdamW(trainee.parameters(), lr=course.rate, betas=(0.9, 0.99), weight_decay=0.0)
+    steps, weights = course.steps(len(rows)), trainee.parameters()
+    optimizer = torch.optim.AdamW(weights, lr=course.rate, betas=(0.9, 0.99), weight_decay=0.0)
     read = torch.cat([torch.full((len(rows), 1), start_token), rows.long()], dim=1)
-    step = 0
+    losses = ([_loss(trainee.model, batch)] for batch in _batches(read, course))
+    rates = (course.rate * course.factor(step, steps) for step in range(steps))
+    for step, (_, norm) in enumerate(descend(weights, optimizer, losses, rates, course.clip_norm), start=1):
+        if not torch.isfinite(norm):
+            raise InvalidRunError("diverged", "the loss or its gradient is no number: use a smaller rate")
+        yield step, steps
+
+
+def _batches(read: Int[Tensor, "sequence position"], course: Course) -> Iterator[Int[Tensor, "batch position"]]:
+    shuffle = Generator().manual_seed(course.seed)
     for _ in range(course.visits):
-        for batch in read[torch.randperm(len(read), generator=shuffle)].split(course.batch_size):
-            for group in optimizer.param_groups:
-                group["lr"] = course.rate * course.factor(step, steps)
-            _step(trainee, optimizer, batch.to(trainee.model.device), course.clip_norm)
-            step += 1
-            yield step, steps
+        yield from read[torch.randperm(len(read), generator=shuffle)].split(course.batch_size)
 
 
-def _step(trainee: Trainee, optimizer: torch.optim.Optimizer, batch: Tensor, clip_norm: float) -> None:
-    model = trainee.model
+def _loss(model: Any, batch: Int[Tensor, "batch position"]) -> Float[Tensor, ""]:
+    batch = batch.to(model.device)
     hidden = model.model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state
-    loss = summed_cross_entropy(model.lm_head, hidden.flatten(0, 1), batch[:, 1:].flatten()) / batch[:, 1:].numel()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(trainee.parameters(), clip_norm)
-    if not torch.isfinite(norm):
-        raise InvalidRunError("diverged", "the loss or its gradient is no number: use a smaller rate")
-    optimizer.step()
+    return summed_cross_entropy(model.lm_head, hidden.flatten(0, 1), batch[:, 1:].flatten()) / batch[:, 1:].numel()

@@ -8,6 +8,11 @@ from gemma_bench.training.settings import Settings
 Schedule = Callable[[int], float]
 
 
+def half_cosine(done: float, floor: float = 0.0) -> float:
+    """Return where half a cosine from 1 down to `floor` stands when a share `done` of the way is gone."""
+    return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
+
+
 def cosine(settings: Settings) -> Schedule:
     """Return the usual schedule: linear from 0 over the warm-up, then half a cosine down to the minimum."""
     warmup, floor = settings.warmup_steps, settings.min_rate_ratio
@@ -16,8 +21,7 @@ def cosine(settings: Settings) -> Schedule:
     def share(step: int) -> float:
         if step < warmup:
             return step / warmup
-        progress = min((step - warmup) / decaying, 1.0)
-        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+        return half_cosine(min((step - warmup) / decaying, 1.0), floor)
 
     return share
 

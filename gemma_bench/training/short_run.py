@@ -5,15 +5,16 @@ It can be bounded by time: the rate follows whichever of steps and seconds is fa
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gemma_bench.core.errors import BadInputError, InvalidRunError
 from gemma_bench.core.files import Progress, silent
+from gemma_bench.training.schedule import half_cosine
 
 _FINAL_SHARE = 0.05
 _LOOK_EVERY_STEPS = 20
@@ -40,8 +41,7 @@ class Schedule:
     def rate(self, step: int, elapsed_s: float) -> float:
         """Return the learning rate of a step, from 0: linear warm-up, then a cosine down to 5 %."""
         done = min(1.0, max(step / self.steps, elapsed_s / self.budget_s))
-        cosine = _FINAL_SHARE + (1 - _FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
-        return self.learning_rate * cosine * min(1.0, (step + 1) / self.warmup_steps)
+        return self.learning_rate * half_cosine(done, _FINAL_SHARE) * min(1.0, (step + 1) / self.warmup_steps)
 
 
 @dataclass(frozen=True)
@@ -68,23 +68,41 @@ def train(
     is_fused = weights[0].device.type == "cuda"  # never run until a record from such a machine exists
     optimizer = torch.optim.AdamW(weights, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=is_fused)
     model.train()
-    start, seen = time.perf_counter(), list[float]()
-    step, elapsed_s = 0, 0.0
-    while step < schedule.steps and elapsed_s < schedule.budget_s:
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step, elapsed_s)
-        loss = _accumulate(losses_of(step))
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    start, elapsed_s, seen = time.perf_counter(), 0.0, list[float]()
+    losses = (losses_of(step) for step in range(schedule.steps))
+    rates = (schedule.rate(step, elapsed_s) for step in range(schedule.steps))
+    for step, (loss, _) in enumerate(descend(weights, optimizer, losses, rates, clip_norm=1.0)):
         if step % _LOOK_EVERY_STEPS == 0:
             seen.append(_checked(loss, step))  # waits for the device, which keeps the clock honest
             progress(what, step, schedule.steps)
-        step, elapsed_s = step + 1, time.perf_counter() - start
-    seen.append(_checked(loss, step - 1))
+        elapsed_s = time.perf_counter() - start
+        if elapsed_s >= schedule.budget_s:
+            break
+    seen.append(_checked(loss, step))
     progress(what, schedule.steps, schedule.steps)
     model.eval()
-    return ShortRun(step, time.perf_counter() - start, tuple(seen))
+    return ShortRun(step + 1, time.perf_counter() - start, tuple(seen))
+
+
+def descend(
+    weights: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    losses: Iterable[Iterable[Tensor]],
+    rates: Iterable[float],
+    clip_norm: float,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Take a step for each group of losses, at the rate of its place; yield their sum and the gradient's norm.
+
+    A caller that stops has taken whole steps only; none is checked for being a number, which would wait for the device.
+    """
+    for parts, rate in zip(losses, rates, strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = _accumulate(parts)
+        norm = nn.utils.clip_grad_norm_(weights, clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield loss, norm
 
 
 def _accumulate(losses: Iterable[Tensor]) -> Tensor:

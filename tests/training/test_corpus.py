@@ -5,7 +5,15 @@ import torch
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.models.tokenizer import byte_tokenizer
-from gemma_bench.training.corpus import Windows, python_files, python_sources, python_tokens
+from gemma_bench.training.corpus import (
+    Windows,
+    python_documents,
+    python_files,
+    python_sources,
+    python_tokens,
+    rows_after,
+    spread,
+)
 
 
 def test_python_s_sources_are_split_by_file():
@@ -30,6 +38,28 @@ def test_tokens_of_a_model_are_as_many_as_asked_for():
     assert (len(corpus.train), len(corpus.held_out)) == (5000, 500)
     with pytest.raises(BadInputError, match="own sources have"):
         python_tokens(byte_tokenizer(), 10**9)
+
+
+def test_documents_are_whole_files_in_a_seeded_order_with_an_end_after_each():
+    tokenizer, (train, held_out) = byte_tokenizer(), python_files()
+    corpus = python_documents(tokenizer, 50_000, seed=3)
+    for stream, files, most in ((corpus.train, train, 50_000), (corpus.held_out, held_out, 12_500)):
+        text = "".join(tokenizer.decode([token]) for token in stream.tolist())
+        documents = text.split(tokenizer.eos_token)[:-1]
+        assert sum(map(len, documents[:-1])) < most <= sum(map(len, documents))
+        known = {path.read_text(encoding="utf-8", errors="replace") for path in files}
+        assert set(documents) <= known
+    assert python_documents(tokenizer, 50_000, seed=4).train[:500].tolist() != corpus.train[:500].tolist()
+    rows = rows_after(corpus.train, 50, tokenizer.bos_token_id)
+    assert set(rows[:, 0].tolist()) == {tokenizer.bos_token_id}
+    assert rows[:, 1:].flatten().tolist() == corpus.train[: rows[:, 1:].numel()].tolist()
+
+
+def test_rows_are_chosen_evenly():
+    rows = torch.arange(22).view(11, 2)
+    assert spread(rows, 3)[:, 0].tolist() == [0, 10, 20]
+    with pytest.raises(BadInputError, match="the text has 11 rows of 2 tokens, 12 were asked for"):
+        spread(rows, 12)
 
 
 def test_windows_lie_side_by_side():
