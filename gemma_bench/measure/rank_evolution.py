@@ -87,10 +87,10 @@ class RankReadings:
     def add(self, step: int, found: Mapping[str, tuple[Spectrum, Directions]]) -> None:
         """Take what was found at a step for all matrices: spectra and leading directions."""
         self.steps.append(step)
-        self._leading.append({name: leading for name, (_, leading) in found.items() if leading.shape[1]})
-        for name, (spectrum, _) in found.items():
-            self.spectra[name] = spectrum
-            self.readings[name].append(Reading.of(spectrum))
+        self._leading.append({name: found[name][1] for name in self.readings if found[name][1].shape[1]})
+        for name, readings in self.readings.items():
+            self.spectra[name] = found[name][0]
+            readings.append(Reading.of(found[name][0]))
 
     def read_changes(self, step: int, changes: Mapping[str, Change]) -> None:
         """Read the changes of all matrices."""
