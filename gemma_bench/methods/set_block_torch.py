@@ -32,14 +32,21 @@ class TorchBlockCache:
         self._masks: MaskTensors = {}
         self._masks_of: tuple[int, int, int] | None = None
         self._first_local_slot = 0
+        self.rows: Int[Tensor, " row"] | None = None
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """Write a layer's keys and values behind what is kept and return all that this pass may see."""
+        """Write a layer's keys and values behind what is kept and return all that this pass may see.
+
+        A pass of some rows only keeps nothing, so that there is nothing to write.
+        """
         room, start = self.rooms[layer_idx], self.kept_tokens
+        first = self._first_local_slot if self.layer_types[layer_idx] == "sliding_attention" else 0
+        if self.rows is not None:
+            before = room[:, self.rows, :, first:start]
+            return torch.cat((before[0], keys), dim=2), torch.cat((before[1], values), dim=2)
         stop = start + keys.shape[2]
         room[0, :, :, start:stop] = keys
         room[1, :, :, start:stop] = values
-        first = self._first_local_slot if self.layer_types[layer_idx] == "sliding_attention" else 0
         return room[0, :, :, first:stop], room[1, :, :, first:stop]
 
     def get_seq_length(self, *_: Any) -> int:
@@ -57,7 +64,9 @@ class TorchBlockCache:
                 "sliding_attention": torch.from_numpy(masks.sliding_attention).to(device),
             }
             self._masks_of, self._first_local_slot = key, masks.first_local_slot
-        return self._masks
+        if self.rows is None or not self.padding.any():
+            return self._masks
+        return {kind: mask[self.rows] for kind, mask in self._masks.items()}
 
 
 class TorchPasses:
@@ -79,11 +88,24 @@ class TorchPasses:
         self, cache: TorchBlockCache, finished: Ids, block: Ids, is_masked: Bool[np.ndarray, "batch position"]
     ) -> Readout:
         """Read finished tokens and a block behind them."""
-        hidden = self.hidden(cache, finished, block)
-        rows, offsets = np.nonzero(is_masked)
-        columns = finished.shape[1] + offsets
-        picked = hidden[torch.from_numpy(rows).to(hidden.device), torch.from_numpy(columns).to(hidden.device)]
-        return readout(self.model.get_output_embeddings()(picked), self.mask_token)
+        return readout(
+            self.model.get_output_embeddings()(self.masked(cache, finished, block, is_masked)), self.mask_token
+        )
+
+    def masked(
+        self, cache: TorchBlockCache, finished: Ids, block: Ids, is_masked: Bool[np.ndarray, "batch position"]
+    ) -> Float[Tensor, "masked hidden"]:
+        """Read as `read` does and return the last hidden states of the masked tokens.
+
+        Rows of a batch without any are left out, unless there are finished tokens to keep.
+        """
+        rows = np.flatnonzero(is_masked.any(axis=1))
+        if finished.shape[1] == 0 and 0 < len(rows) < len(is_masked):
+            is_masked = is_masked[rows]
+            hidden = self.hidden(cache, finished, block, torch.from_numpy(rows).to(self.model.device))
+        else:
+            hidden = self.hidden(cache, finished, block)
+        return hidden[:, finished.shape[1] :][torch.from_numpy(is_masked).to(hidden.device)]
 
     @torch.inference_mode()
     def logits(self, cache: TorchBlockCache, finished: Ids, block: Ids) -> Float[np.ndarray, "batch position vocab"]:
@@ -97,13 +119,21 @@ class TorchPasses:
         """Return the keys and values that a cache keeps."""
         return [room[:, :, :, : cache.kept_tokens].float().cpu().numpy() for room in cache.rooms]
 
-    def hidden(self, cache: TorchBlockCache, finished: Ids, block: Ids) -> Float[Tensor, "batch position hidden"]:
-        """Return the last hidden states of finished tokens and block; the cache keeps the finished ones."""
+    def hidden(
+        self, cache: TorchBlockCache, finished: Ids, block: Ids, rows: Int[Tensor, " row"] | None = None
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the last hidden states of finished tokens and block, of some rows if they have no finished tokens.
+
+        The cache keeps the finished ones.
+        """
         ids = np.concatenate((finished, block), axis=1)
         position = np.arange(cache.kept_tokens, cache.kept_tokens + ids.shape[1])[None] - cache.padding[:, None]
+        told = [torch.from_numpy(array).to(self.model.device) for array in (ids, position.clip(min=0))]
+        cache.rows = rows
+        tokens, positions = told if rows is None else [array[rows] for array in told]
         output = self.model.get_decoder()(
-            input_ids=torch.from_numpy(ids).to(self.model.device),
-            position_ids=torch.from_numpy(position.clip(min=0)).to(self.model.device),
+            input_ids=tokens,
+            position_ids=positions,
             attention_mask=cache.masks(finished.shape[1], block.shape[1]),
             past_key_values=cache,
             use_cache=True,

@@ -133,6 +133,29 @@ def test_a_batch_writes_what_each_prompt_writes_alone(masked: Backend, sampler: 
     assert len({len(one.tokens) for one in together}) > 1, "control: rows end at different times"
 
 
+def test_rows_that_need_nothing_are_not_read(tiny_pair: list[Passes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows end at different tokens; a pass with nothing to keep reads those that are not done, whatever the padding."""
+    passes, method = tiny_pair[0], SetBlock(6, EntropyBounded(11))
+    widths: list[int] = []
+    right = TorchPasses.hidden
+    prompts = [PROMPT, OTHER, [2, 44], OTHER[:7]]
+    stops = {
+        answer(passes, prompt, method=method).tokens[place] for prompt, place in zip(prompts, (4, 13), strict=False)
+    }
+
+    def watched(self: TorchPasses, cache: Any, finished: Any, block: Any, rows: Any = None) -> Any:
+        widths.append(len(block) if rows is None else len(rows))
+        return right(self, cache, finished, block, rows)
+
+    monkeypatch.setattr(TorchPasses, "hidden", watched)
+    seen = list(decode(passes, prompts, 30, method, stop_tokens=stops))
+    assert widths[: len(seen)] == [
+        len(prompts) if one.width_tokens > 6 else len({fixed.row for fixed in one.fixed}) for one in seen
+    ]
+    assert min(widths) < len(prompts), "control: some rows are done before others"
+    assert answers(seen) == tuple(answer(passes, prompt, method=method, stop_tokens=stops) for prompt in prompts)
+
+
 def test_an_answer_ends_before_its_stop_token_and_no_pass_is_spent_behind_it(masked: Backend) -> None:
     passes, method = passes_of(masked), SetBlock(6, FixedCount(2))
     free = answer(passes, PROMPT, method=method)
