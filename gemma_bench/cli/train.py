@@ -12,13 +12,14 @@ from pydantic import BaseModel, ValidationError
 
 from gemma_bench.cli.console import errors, output, progress_bar
 from gemma_bench.core.errors import BadInputError, DamagedFileError, UnavailableError
-from gemma_bench.core.files import read_text
+from gemma_bench.core.files import Progress, read_text
 
 if TYPE_CHECKING:
     from gemma_bench.measure.rank_watch import RankWatch
     from gemma_bench.training.run import TrainRecord
 
 INTERRUPTED = 130
+_CHECK = "Refuse, before weights are loaded, what would not fit in the free memory."
 
 
 def train(context: typer.Context) -> None:
@@ -65,13 +66,14 @@ def _command(method: Any) -> Callable[..., None]:
     What the command line leaves out comes from the YAML file, and what that leaves out from the fields' defaults.
     """
 
-    def run(config: Path | None, resume: bool, **given: Any) -> None:
+    def run(config: Path | None, resume: bool, memory_check: bool, **given: Any) -> None:
         asked = {name: value for name, value in given.items() if value is not None}
-        _run(method, {**(_yaml(config) if config else {}), **asked}, resume=resume)
+        _run(method, {**(_yaml(config) if config else {}), **asked}, resume=resume, memory_check=memory_check)
 
     fixed = [
         _parameter("config", Annotated[Path | None, typer.Option(help="YAML file with any of these options.")], None),
         _parameter("resume", Annotated[bool, typer.Option(help="Go on from the newest checkpoint.")], False),
+        _parameter("memory_check", Annotated[bool, typer.Option(help=_CHECK)], True),
     ]
     options = [_option(name, field) for part in _owners(method) for name, field in part.model_fields.items()]
     setattr(run, "__signature__", inspect.Signature([*options, *fixed]))  # noqa: B010
@@ -141,8 +143,20 @@ def _parts(method: Any, options: Mapping[str, Any]) -> list[Any]:
         raise BadInputError(f"--{name}: {said}{got}") from error
 
 
-def _run(method: Any, options: Mapping[str, Any], *, resume: bool) -> None:
-    from gemma_bench.core.records import write_record
+def _memory_check(device: str, progress: Progress) -> Callable[[Any], None]:
+    from gemma_bench.measure.training_fit import require_memory
+    from gemma_bench.training.free_memory import free_bytes
+
+    def check(plan: Any) -> None:
+        progress("foreseeing memory", 0, 1)
+        require_memory(plan, free_bytes(device), "--max-seq-length")
+        progress("foreseeing memory", 1, 1)
+
+    return check
+
+
+def _run(method: Any, options: Mapping[str, Any], *, resume: bool, memory_check: bool) -> None:
+    from gemma_bench.core.records import anything, write_record
     from gemma_bench.measure.rank_watch import RankWatch
     from gemma_bench.training.log import Stop
     from gemma_bench.training.run import train as train_run
@@ -154,7 +168,9 @@ def _run(method: Any, options: Mapping[str, Any], *, resume: bool) -> None:
     before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with progress_bar() as progress:
-            record = train_run(paths, chosen, settings, resume=resume, stop=stop, watch=watch, progress=progress)
+            admit = _memory_check(paths.device, progress) if memory_check else anything
+            more: Any = {"resume": resume, "stop": stop, "watch": watch, "progress": progress, "admit": admit}
+            record = train_run(paths, chosen, settings, **more)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

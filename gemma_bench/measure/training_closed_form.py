@@ -56,17 +56,19 @@ class ClosedForm:
 def closed_form(plan: Plan) -> ClosedForm:
     """Compute the peak of a plan's step; a method's own memory between forward pass and update is left out."""
     facts = _facts(plan)
-    tokens, value = plan.batch_size * plan.length, _value_bytes(plan)
+    tokens, value = plan.batch_size * plan.read_length, _value_bytes(plan)
     loss_rows = min(tokens, CHUNK_ROWS) if plan.loss_in_pieces else tokens
     kept = value * plan.size.hidden_size if plan.checkpointing else _layer_bytes(plan, facts)
     logits = _LOSS_COPIES * _FLOAT_BYTES * plan.size.vocab_size
+    earlier = facts.trained_bytes if plan.gradient_accumulation > 1 else 0
+    copies = facts.trained_bytes if plan.update.foreach else _LARGEST_COPIES * facts.largest_bytes
     one_layer = _layer_bytes(plan, facts) * tokens if plan.checkpointing else 0
     return ClosedForm(
         weights_bytes=facts.weights_bytes,
         gradients_bytes=facts.trained_bytes,
         optimizer_bytes=facts.states_bytes,
-        at_loss_bytes=tokens * plan.size.num_hidden_layers * kept + loss_rows * logits,
-        at_update_bytes=max(one_layer, _LARGEST_COPIES * facts.largest_bytes),
+        at_loss_bytes=earlier + tokens * plan.size.num_hidden_layers * kept + loss_rows * logits,
+        at_update_bytes=max(one_layer, copies),
     )
 
 
@@ -110,7 +112,13 @@ def _layer_bytes(plan: Plan, facts: _Facts) -> int:
     q, kv, norms, is_gemma = _widths(size)
     normalised = (_FLOAT_BYTES if is_gemma else value) if facts.norms_are_trained else 0
     normed = (_FLOAT_BYTES + normalised) * (norms * d + (q + kv if is_gemma else 0))
-    kept = normed + 2 * value * d + 4 * value * (q + f) + value * plan.length + _FLOAT_BYTES * size.num_attention_heads
+    kept = (
+        normed
+        + 2 * value * d
+        + 4 * value * (q + f)
+        + value * plan.read_length
+        + _FLOAT_BYTES * size.num_attention_heads
+    )
     if facts.adapter_bytes is None:
         return kept
     copies = 0

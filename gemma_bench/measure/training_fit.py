@@ -7,64 +7,104 @@ from typing import Any
 from gemma_bench.core.errors import UnavailableError
 from gemma_bench.core.units import GIB
 from gemma_bench.measure.training_closed_form import closed_form
-from gemma_bench.measure.training_memory import forecast
+from gemma_bench.measure.training_memory import NotForeseenError, forecast
 from gemma_bench.training.plan import Plan
 
+_SURELY = 2
+"""What takes less than one part of so many by arithmetic, which is within a tenth of a forecast, surely fits."""
 
-def fitting_knobs(plan: Plan, limit_bytes: float) -> str | None:
+_SHORTEST = 128
+
+
+def fitting_knobs(plan: Plan, limit_bytes: float, length_option: str = "--length") -> str | None:
     """Return the first knobs with which a plan fits, as options of the command line, or `None` where none do.
 
-    Arithmetic chooses, a forecast confirms.
+    Arithmetic chooses, a forecast confirms. The command line has its own name for the length of a row.
     """
-    for knobs, cheaper in _cheaper(plan):
-        if closed_form(cheaper).peak_bytes <= limit_bytes and forecast(cheaper).peak_bytes <= limit_bytes:
+    for knobs, cheaper in _cheaper(plan, length_option):
+        if closed_form(cheaper).peak_bytes <= limit_bytes and needed_bytes(cheaper) <= limit_bytes:
             return knobs
     return None
 
 
-def require_memory(plan: Plan, available_bytes: float) -> None:
+def needed_bytes(plan: Plan) -> int:
+    """Return the peak of a step's tensors: forecast, or by arithmetic where a method decides by values."""
+    try:
+        return forecast(plan).peak_bytes
+    except NotForeseenError:
+        return closed_form(plan).peak_bytes
+
+
+def require_memory(plan: Plan, available_bytes: float, length_option: str = "--length") -> None:
     """Refuse what does not fit: `needs 47.5 GiB, 22.1 GiB available; fits with --rank 64 --checkpointing`."""
-    needed_bytes = forecast(plan).peak_bytes
-    if needed_bytes <= available_bytes:
+    if _SURELY * closed_form(plan).peak_bytes <= available_bytes:
         return
-    knobs = fitting_knobs(plan, available_bytes)
+    needed = needed_bytes(plan)
+    if needed <= available_bytes:
+        return
+    knobs = fitting_knobs(plan, available_bytes, length_option)
     remedy = f"fits with {knobs}" if knobs else "no smaller rank, batch or length and no checkpointing is enough"
     raise UnavailableError(
-        "memory", f"needs {needed_bytes / GIB:.1f} GiB, {available_bytes / GIB:.1f} GiB available; {remedy}"
+        "memory", f"needs {needed / GIB:.1f} GiB, {available_bytes / GIB:.1f} GiB available; {remedy}"
     )
 
 
-def _cheaper(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    """Yield plans that take less, those that change the result least first: checkpointing, then batch, rank, length."""
-    checked = replace(plan, checkpointing=True)
-    start = "" if plan.checkpointing else "--checkpointing"
-    if start:
-        yield start, checked
-    smaller = (*_batches(checked), *_ranks(checked), *_lengths(checked))
-    yield from ((" ".join(filter(None, (knob, start))), cheaper) for knob, cheaper in smaller)
-    last = next((one for _, one in reversed(list(_ranks(checked)))), checked)
-    knob = f"--rank {last.method.rank} " if last is not checked else ""  # type: ignore[attr-defined]
-    for length_knob, shortest in _lengths(replace(last, batch_size=1)):
-        yield f"{knob}--batch-size 1 {length_knob} {start}".strip(), shortest
+_Step = tuple[str, Plan]
 
 
-def _batches(plan: Plan) -> Iterator[tuple[str, Plan]]:
+def _cheaper(plan: Plan, length_option: str) -> Iterator[_Step]:
+    """Yield plans that take less, those that change the result least first.
+
+    Checkpointing, half the bits of frozen weights, then batch, rank or length, then batch and rank, then all of them.
+    """
+    knobs, now = "", plan
+    for knob, now in _harmless(plan):
+        knobs = _joined(knobs, knob)
+        yield knobs, now
+    small_batch, of_one = _last(_batches(now), now)
+    small_rank, of_least = _last(_ranks(of_one), of_one)
+    for beside, steps in (
+        ("", (*_batches(now), *_ranks(now), *_lengths(now, length_option))),
+        (small_batch, _ranks(of_one)),
+        (_joined(small_rank, small_batch), _lengths(of_least, length_option)),
+    ):
+        yield from ((_joined(knob, beside, knobs), cheaper) for knob, cheaper in steps)
+
+
+def _joined(*knobs: str) -> str:
+    return " ".join(filter(None, knobs))
+
+
+def _last(steps: Iterator[_Step], before: Plan) -> _Step:
+    """Return the last step, or none."""
+    return next(reversed(list(steps)), ("", before))
+
+
+def _harmless(plan: Plan) -> Iterator[_Step]:
+    if not plan.checkpointing:
+        plan = replace(plan, checkpointing=True)
+        yield "--checkpointing", plan
+    if plan.dtype == "float32" and not plan.method.trains_weights:
+        yield "--dtype bfloat16", replace(plan, dtype="bfloat16")
+
+
+def _batches(plan: Plan) -> Iterator[_Step]:
     batch = plan.batch_size
     while batch > 1:
         batch //= 2
         yield f"--batch-size {batch}", replace(plan, batch_size=batch)
 
 
-def _ranks(plan: Plan) -> Iterator[tuple[str, Plan]]:
+def _ranks(plan: Plan) -> Iterator[_Step]:
     method: Any = plan.method
-    rank = getattr(method, "rank", 1)
+    rank = getattr(method, "rank", None) or 1
     while rank > 1:
         rank //= 2
         yield f"--rank {rank}", replace(plan, method=method.model_copy(update={"rank": rank}))
 
 
-def _lengths(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    length, shortest = plan.length, 128
-    while length // 2 >= shortest:
+def _lengths(plan: Plan, option: str) -> Iterator[_Step]:
+    length = plan.length
+    while length // 2 >= _SHORTEST:
         length //= 2
-        yield f"--length {length}", replace(plan, length=length)
+        yield f"{option} {length}", replace(plan, length=length)

@@ -19,6 +19,10 @@ from gemma_bench.training.step import Training, prepared_model
 KINDS = ("weights", "gradients", "optimizer", "activations", "temporaries")
 
 
+class NotForeseenError(BadInputError):
+    """A step decides by values, which tensors without contents have not."""
+
+
 class TrainingMemory(BaseModel):
     """The bytes of each kind at the moment of a step's peak.
 
@@ -49,11 +53,13 @@ def forecast(plan: Plan) -> TrainingMemory:
 
 @contextmanager
 def _explained(plan: Plan) -> Iterator[None]:
-    """Refuse a method that reads numbers, which tensors without contents have not."""
+    """Refuse a method that reads numbers."""
     try:
         yield
     except DataDependentOutputException as error:
-        raise BadInputError(f"{plan.method!r} decides by values: its memory can be measured, not forecast") from error
+        raise NotForeseenError(
+            f"{plan.method!r} decides by values: its memory can be measured, not forecast"
+        ) from error
 
 
 def measure(plan: Plan) -> TrainingMemory:

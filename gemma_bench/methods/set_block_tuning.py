@@ -20,6 +20,7 @@ class SetBlockTuning(Options):
     """The set-block objective, on all weights or, with a rank, on adapters; the model then decodes in blocks."""
 
     name: ClassVar[str] = "sbd"
+    copies_count: ClassVar[int] = 2
     rank: int | None = Field(None, description="Rank of adapters; without it all weights are trained.")
     alpha: float | None = Field(None, description="The adapters' scale times the rank; by default twice the rank.")
     mask_token: int = Field(4, ge=0, description="Id that stands for a hidden token and is in no text: <mask>.")

@@ -4,6 +4,7 @@ PEFT's own merge sets a flag under which A and B leave the forward pass and get 
 makes new parameters, which an optimizer does not know. Here weights and factors change in place and stay the same.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -50,7 +51,8 @@ def attach(
     )
     plain: Any = model
     on_meta = next(model.parameters()).device.type == "meta"
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # PEFT asks by it
         adapted: PeftModel = get_peft_model(plain, config, low_cpu_mem_usage=on_meta)
     generator = Generator().manual_seed(seed)
     for layer in layers(adapted).values():

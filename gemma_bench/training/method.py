@@ -116,6 +116,7 @@ class Method(Protocol):
     """A way to train, with its own options as fields."""
 
     name: ClassVar[str]
+    copies_count: ClassVar[int]
 
     @property
     def trains_weights(self) -> bool:
@@ -128,9 +129,11 @@ class Method(Protocol):
 
 
 class Options(BaseModel):
-    """Base of the methods' options."""
+    """Base of the methods' options; `copies_count` is how often a forward pass reads a row."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    copies_count: ClassVar[int] = 1
 
 
 class Full(Options):

@@ -12,6 +12,14 @@ PRECISIONS = ("bfloat16", "float32")
 
 
 @dataclass(frozen=True)
+class Update:
+    """How AdamW goes about an update: in one fused pass, or step by step for all tensors at once, or for each alone."""
+
+    fused: bool = True
+    foreach: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
     """One way to train one model on rows of `length` tokens.
 
@@ -19,7 +27,8 @@ class Plan:
     makes them unless `adapter_dtype` says otherwise. With `exact_merges` 16-bit weights that a method merges into have
     their float32 remainders beside them, two bytes more per weight; the code of ReLoRA's paper had none. With
     `loss_in_pieces` the head is applied piece by piece where logits would fill the memory, as our trainer does and
-    transformers does not.
+    transformers does not. The default update needs no memory of its own. With accumulation a second forward pass finds
+    gradients there; what rank-1 methods keep of each further one is left out.
     """
 
     size: Size | LlamaSize
@@ -32,6 +41,8 @@ class Plan:
     adapter_dtype: str | None = None
     exact_merges: bool = True
     loss_in_pieces: bool = False
+    gradient_accumulation: int = 1
+    update: Update = Update()
 
     def __post_init__(self) -> None:
         """Refuse what no run could be; a rank is refused where adapters are attached."""
@@ -48,6 +59,11 @@ class Plan:
     def settings(self) -> Settings:
         """What the method is prepared with."""
         return Settings(batch_size=self.batch_size, checkpointing=self.checkpointing)
+
+    @property
+    def read_length(self) -> int:
+        """The positions that a forward pass reads of a row."""
+        return self.length * self.method.copies_count
 
 
 def trainable_size(name: str) -> Size | LlamaSize:

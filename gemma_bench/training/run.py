@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,15 +12,19 @@ from transformers import TrainerCallback
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.files import Progress, sha256, silent
-from gemma_bench.core.records import Record
+from gemma_bench.core.records import Record, anything
 from gemma_bench.models.backend import Backend, subject
+from gemma_bench.models.folder import ModelFolder
 from gemma_bench.models.loading import load
+from gemma_bench.models.tokenizer import load_tokenizer
+from gemma_bench.models.torch_backend import checked_device
 from gemma_bench.models.weights import locate
 from gemma_bench.training import adapters, checkpoint
 from gemma_bench.training.data import Examples, Reading, split_path
 from gemma_bench.training.fuse import fuse
 from gemma_bench.training.log import Bar, Log, Stop
 from gemma_bench.training.method import Method, Prepared
+from gemma_bench.training.plan import Plan, Update
 from gemma_bench.training.settings import Settings
 from gemma_bench.training.trainer import Trainer, mean_nats
 from gemma_bench.training.watching import Tell, Watch
@@ -73,17 +77,23 @@ def train(
     stop: Stop | None = None,
     watch: Watch | None = None,
     progress: Progress = silent,
+    admit: Callable[[Plan], object] = anything,
 ) -> TrainRecord:
     """Train, from the start or from the newest checkpoint, and write the results into the output folder.
 
+    What the run will take memory for is shown to `admit` before weights are loaded: it may refuse by raising.
     There `log.jsonl`, `tensorboard/` and `checkpoint-<step>/` grow; at the end come `adapter/`, in PEFT's form, where
     the weights beside it stayed the loaded ones, else (or with `fuse`, or a mask token) `model/`, a plain model folder.
     """
     if checkpoint.checkpoints(paths.output) and not resume:
         raise BadInputError(f"folder {paths.output} holds a run already: resume it or give another output")
     start = checkpoint.newest(paths.output) if resume else None
-    backend = _load(paths, method, progress)
-    splits = _splits(paths, backend)
+    checked_device(paths.device)
+    folder = _whole(paths, progress)
+    splits = _splits(paths, folder)
+    admit(_plan(paths, method, settings, folder, splits["train"]))
+    precision = "float32" if method.trains_weights else paths.dtype
+    backend = load(folder, "torch", paths.device, precision, progress)
     began = time.perf_counter()
     prepared = method.prepare(cast(Any, backend).model, settings)
     log, bar = Log(paths.output), Bar(progress)
@@ -107,19 +117,35 @@ def _to_both(log: Log, bar: Bar) -> Tell:
     return tell
 
 
-def _load(paths: Paths, method: Method, progress: Progress) -> Backend:
-    """Load weights that an optimizer will own in float32, frozen ones in the type that was asked for."""
+def _whole(paths: Paths, progress: Progress) -> ModelFolder:
     folder = locate(paths.model, progress)
     if folder.bits is not None:
         raise BadInputError(f"a model to train must have whole weights, {folder.path.name} has {folder.bits} bits")
-    return load(folder, "torch", paths.device, "float32" if method.trains_weights else paths.dtype, progress)
+    return folder
 
 
-def _splits(paths: Paths, backend: Backend) -> dict[str, Examples]:
-    most = backend.size.max_position_embeddings
+def _plan(paths: Paths, method: Method, settings: Settings, folder: ModelFolder, rows: Examples) -> Plan:
+    """Return what the run takes memory for: weights that an optimizer owns are float32, and its longest rows."""
+    is_half = paths.dtype == "bfloat16"
+    return Plan(
+        folder.size,
+        method,
+        batch_size=settings.batch_size,
+        length=max(len(row.tokens) for row in rows.rows),
+        dtype="float32" if method.trains_weights else paths.dtype,
+        checkpointing=settings.checkpointing,
+        autocast=is_half and method.trains_weights,
+        loss_in_pieces=True,
+        gradient_accumulation=settings.gradient_accumulation,
+        update=Update(fused=False, foreach=paths.device == "cuda"),
+    )
+
+
+def _splits(paths: Paths, folder: ModelFolder) -> dict[str, Examples]:
+    most = folder.size.max_position_embeddings
     if paths.max_seq_length > most:
         raise BadInputError(f"max seq length must be at most the model's context, {most}, got {paths.max_seq_length}")
-    reading = Reading(backend.tokenizer, paths.max_seq_length, paths.mask_prompt, paths.refuse_long)
+    reading = Reading(load_tokenizer(folder.path), paths.max_seq_length, paths.mask_prompt, paths.refuse_long)
     if not split_path(paths.data, "train").exists():
         raise BadInputError(f"data folder {paths.data} has no train.jsonl")
     there = (split for split in ("train", "valid", "test") if split_path(paths.data, split).exists())

@@ -15,6 +15,9 @@ from gemma_bench.training.method import Moment, Prepared
 from gemma_bench.training.objective import summed_nats
 from gemma_bench.training.plan import Plan
 
+_PASSES = 2
+"""Passes of a step with accumulation: a second one finds the gradients of the first, and so do all others."""
+
 
 def prepared_model(plan: Plan, device: str) -> Prepared:
     """Build a plan's model with random weights, made ready by its method; on `meta` it has shapes only.
@@ -30,7 +33,8 @@ def prepared_model(plan: Plan, device: str) -> Prepared:
     with torch.device(device):
         model: Any = kind._from_config(config, dtype=getattr(torch, plan.dtype)).train()
     if plan.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
     prepared = plan.method.prepare(model, plan.settings)
     for layer in adapters.layers(prepared.model).values():
         if plan.adapter_dtype:
@@ -42,10 +46,7 @@ def prepared_model(plan: Plan, device: str) -> Prepared:
 
 
 class Training:
-    """A prepared model with its optimizer and one batch, trained step by step as the trainer would.
-
-    AdamW updates in one fused pass on every device: CUDA's default needs a copy of all that is trained for it.
-    """
+    """A prepared model with its optimizer and one batch, trained step by step as the trainer would."""
 
     def __init__(self, prepared: Prepared, plan: Plan) -> None:
         """Let the method begin; nothing is trained yet."""
@@ -54,13 +55,13 @@ class Training:
         self.optimizer = prepared.optimizer(groups, self.settings)
         if isinstance(self.optimizer, torch.optim.AdamW):
             for group in self.optimizer.param_groups:
-                group.update(fused=True, foreach=False)
+                group.update(fused=plan.update.fused, foreach=plan.update.foreach)
         self.done = 0
         for callback in prepared.callbacks:
             callback.begin(self._now)
         owned = (parameter for group in prepared.groups for parameter in group.parameters)
         self.trained = [parameter for parameter in owned if parameter.requires_grad]
-        tokens = torch.ones((plan.batch_size, plan.length), dtype=torch.long, device=self.trained[0].device)
+        tokens = torch.ones((plan.batch_size, plan.read_length), dtype=torch.long, device=self.trained[0].device)
         self.batch = {"input_ids": tokens, "labels": tokens}
 
     @property
@@ -78,11 +79,12 @@ class Training:
         """Train one step, stopping before each of its phases to say which comes next."""
         for callback in self.prepared.callbacks:
             callback.before_gradients(self._now)
-        yield "forward"
-        loss = self._loss()
-        yield "backward"
-        loss.backward()
-        del loss
+        for _ in range(min(self.plan.gradient_accumulation, _PASSES)):
+            yield "forward"
+            loss = self._loss()
+            yield "backward"
+            loss.backward()
+            del loss
         yield "update"
         torch.nn.utils.clip_grad_norm_([p for p in self.trained if p.grad is not None], self.settings.clip_norm)
         for callback in self.prepared.callbacks:

@@ -33,6 +33,10 @@ from gemma_bench.training.settings import Settings
 
 Rows = Dataset[Any]
 
+_NAMES = ("activation_checkpointing", "gradient_checkpointing")
+_CHECKPOINTING = next(name for name in _NAMES if name in TrainingArguments.__dataclass_fields__)
+"""Earlier releases of transformers 5 know the second name only, later ones warn of it."""
+
 if TYPE_CHECKING:
     Base = Any  # transformers' own types allow a model to be missing, everywhere
 else:
@@ -177,6 +181,7 @@ def _arguments(
     def when(steps: int) -> str:
         return "steps" if steps else "no"
 
+    checkpointing: Any = {_CHECKPOINTING: settings.checkpointing, f"{_CHECKPOINTING}_kwargs": {"use_reentrant": False}}
     arguments = TrainingArguments(
         output_dir=str(folder or tempfile.gettempdir()),
         max_steps=settings.iters,
@@ -184,8 +189,7 @@ def _arguments(
         gradient_accumulation_steps=settings.gradient_accumulation,
         max_grad_norm=settings.clip_norm,
         learning_rate=settings.learning_rate,
-        gradient_checkpointing=settings.checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **checkpointing,
         seed=settings.seed,
         use_cpu=device == "cpu",
         bf16=autocast,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -219,6 +220,33 @@ def test_another_run_is_not_resumed_nor_overwritten(gemma_bench, start):
     assert (done.code, "holds a run already" in done.err) == (2, True)
     done = gemma_bench(*start("lora", "run", "--resume", "--learning-rate", "0.5"))
     assert (done.code, "learning_rate was 0.01 there and is 0.5 now" in " ".join(done.err.split())) == (2, True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_does_not_fit_is_refused_before_weights_are_loaded(gemma_bench, start, tmp_path, monkeypatch, method):
+    monkeypatch.setattr("gemma_bench.training.free_memory.available_bytes", lambda: 2**20)
+    monkeypatch.setattr("gemma_bench.training.run.load", lambda *_: pytest.fail("weights were loaded"))
+    done = gemma_bench(*start(method))
+    assert done.code == 2
+    assert re.search(r"needs 0\.0 GiB, 0\.0 GiB available; (fits with --|no smaller rank)", " ".join(done.err.split()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_named_knobs_are_options_that_make_it_fit(gemma_bench, start, monkeypatch):
+    from gemma_bench.measure.training_fit import needed_bytes, require_memory
+
+    seen = []
+    monkeypatch.setattr("gemma_bench.measure.training_fit.require_memory", lambda plan, *_: seen.append(plan))
+    assert gemma_bench(*start("lora", "first", "--iters", 1)).code == 0
+    room = needed_bytes(seen[0]) - 1
+    monkeypatch.setattr("gemma_bench.measure.training_fit.require_memory", require_memory)
+    monkeypatch.setattr("gemma_bench.training.free_memory.available_bytes", lambda: room)
+    done = gemma_bench(*start("lora", "second", "--iters", 1))
+    assert done.code == 2
+    knobs = done.err.partition("fits with ")[2].split()
+    assert knobs[0] == "--checkpointing"
+    assert gemma_bench(*start("lora", "third", "--iters", 1, *knobs)).code == 0
+    assert gemma_bench(*start("lora", "fourth", "--iters", 1, "--no-memory-check")).code == 0
 
 
 @pytest.mark.parametrize("method", ["sbd", "sbd of adapters"])

@@ -1,13 +1,17 @@
 """The knobs that are named make it fit, and a run that does not fit is refused in one sentence."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from gemma_bench.core.errors import UnavailableError
-from gemma_bench.measure.training_fit import fitting_knobs, require_memory
+from gemma_bench.measure import training_fit
+from gemma_bench.measure.training_closed_form import closed_form
+from gemma_bench.measure.training_fit import fitting_knobs, needed_bytes, require_memory
 from gemma_bench.measure.training_memory import forecast
 from gemma_bench.methods.choice import method_named
+from gemma_bench.methods.rank_one import RankOne
 from gemma_bench.training.plan import Plan, trainable_size
 
 
@@ -28,6 +32,25 @@ def test_what_does_not_fit_is_refused_with_a_remedy():
         require_memory(plan(), needed * 0.9)
     with pytest.raises(UnavailableError, match="is enough"):
         require_memory(plan(), 1000)
+
+
+def test_knobs_have_the_names_that_the_command_line_has():
+    wanted = plan(batch_size=1, checkpointing=True, dtype="float32")
+    for length, knobs in ((256, "--dtype bfloat16"), (128, "--max-seq-length 128 --dtype bfloat16")):
+        limit = needed_bytes(replace(wanted, dtype="bfloat16", length=length))
+        assert fitting_knobs(wanted, limit, "--max-seq-length") == knobs
+
+
+def test_error_feedback_is_judged_by_arithmetic():
+    wanted = Plan(trainable_size("tiny"), RankOne(rule="error_feedback"), length=128)
+    assert needed_bytes(wanted) == closed_form(wanted).peak_bytes
+    with pytest.raises(UnavailableError, match="needs"):
+        require_memory(wanted, 1000)
+
+
+def test_what_surely_fits_is_not_traced(monkeypatch):
+    monkeypatch.setattr(training_fit, "forecast", lambda _: pytest.fail("traced"))
+    require_memory(plan(), 100 * closed_form(plan()).peak_bytes)
 
 
 def test_the_command_line_answers_for_a_training():

@@ -1,19 +1,28 @@
 """Forecast on tensors without contents against real ones and against arithmetic; and what makes a step cheaper."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from gemma_bench.core.errors import BadInputError
-from gemma_bench.measure.tensor_tracker import TensorTracker
+from gemma_bench.measure.tensor_tracker import TensorTracker, model_tensors
 from gemma_bench.measure.training_closed_form import closed_form
 from gemma_bench.measure.training_memory import KINDS, forecast, measure
 from gemma_bench.methods.choice import METHODS, method_named
 from gemma_bench.methods.rank_one import RankOne
+from gemma_bench.methods.relora import ReLoRA
+from gemma_bench.methods.set_block_tuning import SetBlockTuning
+from gemma_bench.models.catalog import find
 from gemma_bench.models.llama import LLAMAS
-from gemma_bench.training.plan import Plan, trainable_size
+from gemma_bench.training.data import Example
+from gemma_bench.training.method import Full, Lora
+from gemma_bench.training.plan import Plan, Update, trainable_size
+from gemma_bench.training.settings import Settings
 from gemma_bench.training.step import Training, prepared_model
+from gemma_bench.training.trainer import Trainer
 
 
 def plan(model="tiny", method="lora", rank=4, **knobs):
@@ -134,3 +143,43 @@ def test_what_no_run_could_be_is_refused(knobs, message):
 def test_a_rank_without_room_is_refused():
     with pytest.raises(BadInputError, match="rank must be between 1 and 32, got 64"):
         forecast(plan(rank=64))
+
+
+RUNS = {
+    "full, accumulated": (Full(), {"gradient_accumulation": 3}, 0.1),
+    "lora, checkpointed": (Lora(rank=4), {"checkpointing": True}, 0.1),
+    "relora after a warm start": (ReLoRA(rank=4, warm_start_steps=3), {}, 0.1),
+    "rank1": (RankOne(), {}, 0.1),
+    "sbd of adapters": (SetBlockTuning(mask_token=3, rank=4), {}, 0.2),
+}
+"""Set blocks hide as many tokens as chance wants."""
+
+
+@pytest.mark.parametrize(("method", "knobs", "tolerance"), RUNS.values(), ids=RUNS)
+def test_a_forecast_is_what_our_trainer_takes(method, knobs, tolerance):
+    """The control is a run of the trainer itself, counted from its second step on."""
+    settings = Settings(iters=3, batch_size=4, **knobs)
+    wanted = Plan(find("tiny"), method, 4, 96, "float32", loss_in_pieces=True, update=Update(fused=False), **knobs)
+    torch.manual_seed(0)
+    model = prepared_model(replace(wanted, method=Full(), checkpointing=False), "cpu").model
+    tracker = TensorTracker()
+    trainer = Trainer(method.prepare(model, settings), rows(12, 96), settings, callbacks=[FromSecondStep(tracker)])
+    tracker.adopt(model_tensors(trainer.model))
+    with tracker:
+        trainer.train()
+    assert forecast(wanted).peak_bytes == pytest.approx(tracker.peak_bytes, rel=tolerance)
+
+
+class FromSecondStep(TrainerCallback):
+    """Starts a tracker's peak anew after the first step."""
+
+    def __init__(self, tracker):
+        self.tracker = tracker
+
+    def on_step_end(self, args, state, control, **more):  # noqa: ARG002
+        if state.global_step == 1:
+            self.tracker.reset_peak()
+
+
+def rows(count, length):
+    return [Example(torch.randint(10, 200, (length,)).tolist()) for _ in range(count)]

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from math import inf
 
-import psutil
 import torch
 from torch import Tensor
 
 from gemma_bench.core.errors import UnavailableError
+from gemma_bench.training.free_memory import free_bytes
 from gemma_bench.training.stack.arms import PRECISIONS, Training
 from gemma_bench.training.stack.blocks import losses
 from gemma_bench.training.stack.operations import TORCH
@@ -16,15 +16,6 @@ from gemma_bench.training.stack.stepper import operations
 
 _WEIGHT_COPIES = 7
 """Weights, two moments, the gradient and its parts, what AdamW computes on the way."""
-
-
-def free_bytes(device: str) -> int:
-    """Return the memory that a stack may take now."""
-    if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    if device == "mps":  # never run until a record from such a machine exists
-        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return int(psutil.virtual_memory().available)
 
 
 def model_bytes(shape: Shape, training: Training, device: str = "cpu") -> int:
