@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
-from typing import Self
+from typing import Any, Self
 
 from gemma_bench.claims.ledger import Entry
 from gemma_bench.claims.verdict import Allowed
@@ -13,67 +13,76 @@ from gemma_bench.core.units import number
 
 PLOT_WIDTH = 300
 STRIP_HEIGHT = 40
+LABEL_HEIGHT = 12
 _DIGIT_WIDTH, _LABEL_GAP = 6.2, 10
 _NARROWEST_BAND, _NARROWEST_CAPPED = 3.0, 12.0
 _PADDING = 0.12
-_NARROWEST_SPAN = 0.01
+_NARROWEST_SPAN, _NARROWEST_MARGIN = 0.01, 1.1
 _LOG_FROM = 1000
 _MOST_TICKS = 6
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A labelled place on an axis."""
+    """A labelled place on an axis; on an upright one labels take their height."""
 
     x: float
     label: str
+    pixels: float = PLOT_WIDTH
+    is_upright: bool = False
 
     @property
     def reach(self) -> float:
-        """Half of the label's width."""
-        return len(self.label) * _DIGIT_WIDTH / 2
+        """Half of the label's width, or height."""
+        return LABEL_HEIGHT / 2 if self.is_upright else text_width(self.label) / 2
 
     @property
     def label_x(self) -> float:
         """The label's centre: at the mark, or moved inwards near an end."""
-        return round(min(max(self.x, self.reach), PLOT_WIDTH - self.reach), 2)
+        return round(min(max(self.x, self.reach), self.pixels - self.reach), 2)
 
     def is_clear_of(self, right: "Tick") -> bool:
         """Whether this label ends well before the next one to the right begins."""
         return self.label_x + self.reach + _LABEL_GAP <= right.label_x - right.reach
 
 
+def text_width(text: str) -> float:
+    """Return about how many pixels a label is wide; letters are about as wide as digits."""
+    return len(text) * _DIGIT_WIDTH
+
+
 @dataclass(frozen=True)
 class Axis:
-    """A horizontal axis in pixels, logarithmic when its figures are positive and span more than three decades."""
+    """An axis in pixels, logarithmic when its figures are positive and span more than three decades, or as asked."""
 
     low: float
     high: float
     is_log: bool
+    pixels: float = PLOT_WIDTH
+    is_upright: bool = False
 
     @classmethod
-    def over(cls, figures: Sequence[float]) -> Self:
+    def over(cls, figures: Sequence[float], is_log: bool | None = None, padding: float = _PADDING, **more: Any) -> Self:
         """Span all figures with a margin at both ends, and something around them when they are all the same."""
         low, high = min(figures), max(figures)
-        if low > 0 and high / low > _LOG_FROM:
-            margin = (high / low) ** _PADDING
+        if low > 0 and (high / low > _LOG_FROM if is_log is None else is_log):
+            margin = max((high / low) ** padding, _NARROWEST_MARGIN)
             tiniest, largest = sys.float_info.min, sys.float_info.max
-            return cls(max(low / margin, tiniest), min(high * margin, largest), is_log=True)
+            return cls(max(low / margin, tiniest), min(high * margin, largest), True, **more)
         span = max(high - low, _NARROWEST_SPAN * max(abs(low), abs(high))) or 1.0
-        middle, half = (low + high) / 2, span * (0.5 + _PADDING)
-        return cls(middle - half, middle + half, is_log=False)
+        middle, half = (low + high) / 2, span * (0.5 + padding)
+        return cls(middle - half, middle + half, False, **more)
 
     def x(self, value: float) -> float:
         """Return where a figure lies, in pixels; what is beyond an end lies on it."""
         start, end = self._place(self.low), self._place(self.high)
         share = (self._place(value) - start) / (end - start)
-        return round(PLOT_WIDTH * min(max(share, 0.0), 1.0), 2)
+        return round(self.pixels * min(max(share, 0.0), 1.0), 2)
 
     def ticks(self) -> tuple[Tick, ...]:
         """Label as many round figures as fit without their labels touching; no label is rounded further."""
-        for step in self._steps():
-            exact = [value for value in self._multiples(step) if _prints_exactly(value, step)]
-            ticks = tuple(Tick(self.x(value), number(value)) for value in exact)
+        for figures in self._candidates():
+            ticks = tuple(Tick(self.x(value), number(value), self.pixels, self.is_upright) for value in figures)
             if all(left.is_clear_of(right) for left, right in pairwise(ticks)):
                 return ticks
         raise AssertionError("steps grow without end")
@@ -83,18 +92,22 @@ class Axis:
             return value
         return math.log10(value) if value > 0 else -math.inf
 
-    def _steps(self) -> Iterator[float]:
-        """Yield 1, 2, 5, 10, … times a power of ten; on a logarithmic axis 1, 2, 3, … decades."""
+    def _candidates(self) -> Iterator[list[float]]:
+        """Yield ever fewer figures: 1, 2, 5, 10, … times a power of ten; on a logarithmic axis then decades alone."""
         if self.is_log:
-            yield from count(1)
+            low, high = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+            powers = [10.0**exponent for exponent in range(low, high + 1)]
+            rounds = [lead * power for power in powers for lead in (1, 2, 5) if self.low <= lead * power <= self.high]
+            if len(rounds) > 1:
+                yield rounds
+                for every in count(1):
+                    yield [power for power in powers[-low % every :: every] if self.low <= power <= self.high]
         least = (self.high - self.low) / _MOST_TICKS
         for exponent in count(math.floor(math.log10(least))):
-            yield from (step for step in (10.0**exponent, 2 * 10.0**exponent, 5 * 10.0**exponent) if step >= least)
-
-    def _multiples(self, step: float) -> list[float]:
-        start, end = self._place(self.low), self._place(self.high)
-        multiples = [step * index for index in range(math.ceil(start / step), math.floor(end / step) + 1)]
-        return [10.0**multiple for multiple in multiples] if self.is_log else multiples
+            for step in (10.0**exponent, 2 * 10.0**exponent, 5 * 10.0**exponent):
+                multiples = (step * i for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1))
+                if step >= least:
+                    yield [value for value in multiples if _prints_exactly(value, step)]
 
 
 def _prints_exactly(value: float, step: float) -> bool:

@@ -14,7 +14,11 @@ from gemma_bench.core.errors import DamagedFileError
 from gemma_bench.core.files import write_text
 from gemma_bench.core.records import BareRecord, read_record
 from gemma_bench.core.units import GIB, number
+from gemma_bench.report.chart import WIDTH, Picture
+from gemma_bench.report.chart_layout import laid_out
 from gemma_bench.report.interval_plot import PLOT_WIDTH, STRIP_HEIGHT, Strip, plot_of
+from gemma_bench.report.page_pictures import Pictures, read_pictures
+from gemma_bench.report.palette import FONT, GROUNDS, ON_PAGE
 from gemma_bench.report.speed_tables import SpeedTables, read_speed_tables, weights_text
 
 GLYPHS = {
@@ -39,11 +43,19 @@ def read_records(ledger: Ledger, root: Path) -> dict[str, Mapping[str, Any] | st
     return records
 
 
-_NO_SPEED = SpeedTables()
+_NO_SPEED, _NO_PICTURES = SpeedTables(), Pictures()
 
 
-def render_page(ledger: Ledger, records: Mapping[str, Mapping[str, Any] | str], speed: SpeedTables = _NO_SPEED) -> str:
-    """Render a ledger; `records` maps the paths that it names to dumped records, or to why one cannot be read."""
+def render_page(
+    ledger: Ledger,
+    records: Mapping[str, Mapping[str, Any] | str],
+    speed: SpeedTables = _NO_SPEED,
+    pictures: Pictures = _NO_PICTURES,
+) -> str:
+    """Render a ledger; `records` maps the paths that it names to dumped records, or to why one cannot be read.
+
+    An experiment's picture stands under the first headline that has a claim about its record, else at the end.
+    """
     environment = Environment(
         loader=PackageLoader("gemma_bench.report", "."),
         autoescape=True,
@@ -58,7 +70,9 @@ def render_page(ledger: Ledger, records: Mapping[str, Mapping[str, Any] | str], 
         "gib": _gib,
         "weights": weights_text,
     }
-    environment.globals |= {"plot_of": plot_of, "strip_of": Strip.of, "glyphs": GLYPHS}
+    environment.globals |= {"plot_of": plot_of, "strip_of": Strip.of, "laid_out": laid_out, "glyphs": GLYPHS}
+    under = _under_headlines(ledger, pictures)
+    placed = {picture.experiment for found in under.values() for picture in found}
     return environment.get_template("page.html.jinja").render(
         ledger=ledger,
         contradicted_count=sum(entry.is_contradicted for entry in ledger.claims),
@@ -66,9 +80,26 @@ def render_page(ledger: Ledger, records: Mapping[str, Mapping[str, Any] | str], 
         scales=SCALES,
         records=records,
         speed=speed,
+        pictures=pictures,
+        under=under,
+        more=[picture for picture in pictures.pictures if picture.experiment not in placed],
+        grounds=GROUNDS,
+        colour=ON_PAGE,
+        font=FONT,
         width=PLOT_WIDTH,
+        chart_width=WIDTH,
         strip_height=STRIP_HEIGHT,
     )
+
+
+def _under_headlines(ledger: Ledger, pictures: Pictures) -> dict[str, list[Picture]]:
+    under: dict[str, list[Picture]] = {}
+    placed = set[str]()
+    for headline, entries in ledger.by_headline().items():
+        named = {Path(entry.record).parent.name for entry in entries if entry.record} - placed
+        under[headline] = pictures.of(named)
+        placed |= named
+    return under
 
 
 def _gib(size_bytes: int) -> str:
@@ -77,5 +108,5 @@ def _gib(size_bytes: int) -> str:
 
 def write_page(ledger: Ledger, root: Path, path: Path) -> Path:
     """Write the page, whole or not at all, with the records that the ledger names relative to the project's root."""
-    write_text(path, render_page(ledger, read_records(ledger, root), read_speed_tables(root)))
+    write_text(path, render_page(ledger, read_records(ledger, root), read_speed_tables(root), read_pictures(root)))
     return path

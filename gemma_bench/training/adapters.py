@@ -6,6 +6,7 @@ makes new parameters, which an optimizer does not know. Here weights and factors
 
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,8 +52,7 @@ def attach(
     )
     plain: Any = model
     on_meta = next(model.parameters()).device.type == "meta"
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # PEFT asks by it
+    with torch.random.fork_rng(devices=[]), _without_old_name():
         adapted: PeftModel = get_peft_model(plain, config, low_cpu_mem_usage=on_meta)
     generator = Generator().manual_seed(seed)
     for layer in layers(adapted).values():
@@ -61,6 +61,14 @@ def attach(
             layer.lora_B.to(dtype)
         restart(layer, generator)
     return adapted
+
+
+@contextmanager
+def _without_old_name() -> Iterator[None]:
+    """Keep transformers from warning that PEFT asks for checkpointing by a name of earlier releases."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def _linears(model: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[str, nn.Linear]]:
@@ -152,5 +160,6 @@ def load(model: nn.Module, folder: Path) -> PeftModel:
     if not (folder / "adapter_config.json").exists():
         raise BadInputError(f"folder {folder} holds no adapter: adapter_config.json is missing")
     plain: Any = model
-    adapted: PeftModel = PeftModel.from_pretrained(plain, str(folder), is_trainable=True)
+    with _without_old_name():
+        adapted: PeftModel = PeftModel.from_pretrained(plain, str(folder), is_trainable=True)
     return adapted

@@ -288,6 +288,46 @@ class TestSpeed:
         assert page.locator("#filters").bounding_box()["y"] < 0
 
 
+class TestPictures:
+    def test_every_chart_is_seen_with_its_labels_inside(self, visit: Open) -> None:
+        page = visit()
+        assert page.locator("figure.picture").count() == 5
+        for chart in page.locator(".chart").all():
+            frame = chart.bounding_box()
+            assert frame["width"] > 250
+            for label in chart.locator("text").all():
+                box = label.bounding_box()
+                assert frame["x"] - 2 <= box["x"]
+                assert box["x"] + box["width"] <= frame["x"] + frame["width"] + 2
+
+    @pytest.mark.parametrize("width", [390, 1280])
+    def test_labels_can_be_read_on_any_screen(self, visit: Open, width: int) -> None:
+        heights = visit(width=width).eval_on_selector_all(
+            ".chart text", "all => all.map(one => one.getBoundingClientRect().height)"
+        )
+        assert min(heights) >= 9
+
+    def test_series_are_coloured_apart_in_light_and_dark(self, visit: Open) -> None:
+        for scheme in ("light", "dark"):
+            keys = visit(color_scheme=scheme).eval_on_selector_all(
+                "#picture-low_rank_training .charts > :first-child .key",
+                "all => all.map(one => getComputedStyle(one).stroke)",
+            )
+            assert len(set(keys)) == 3
+
+    def test_a_picture_leaves_with_its_headline(self, visit: Open) -> None:
+        page = visit()
+        picture = page.locator("#picture-capacity_scaling")
+        assert picture.is_visible()
+        page.fill("#search", "no such words")
+        assert not picture.is_visible()
+
+    def test_records_are_named_on_demand(self, visit: Open) -> None:
+        page = visit()
+        page.locator("#picture-step_cost summary").click()
+        assert page.locator("#picture-step_cost li:visible").count() == 4
+
+
 class TestWithoutScripts:
     def test_everything_is_readable_and_filters_are_absent(self, visit: Open, ledger: Ledger) -> None:
         page = visit(java_script_enabled=False)

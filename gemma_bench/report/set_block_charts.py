@@ -1,0 +1,67 @@
+"""What set block decoding saves and loses: right answers against tokens per pass, and the price in next-token loss."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gemma_bench.report.chart import Chart, Dot, Dots, Lines, Series
+
+if TYPE_CHECKING:
+    from gemma_bench.experiments.set_block_record import DecodingRecord
+
+CAPTION = (
+    "Each point is one way to decode, with 95 % intervals: further right are fewer passes, further up more right "
+    "answers. One token per pass stands at 1. Loss is of next tokens on held-out text, over the control that saw as "
+    "many tokens."
+)
+_NEXT_TOKEN = "next token"  # noqa: S105 - a way to decode
+
+
+def decoding_charts(records: Sequence["DecodingRecord"]) -> Iterator[Chart]:
+    """Yield quality against passes, family by family, and how much the block objective costs in next-token loss."""
+    for record in reversed(records):
+        for family in dict.fromkeys(row["family"] for row in _table(record, "row")):
+            yield _quality(record, family)
+        yield _losses(record)
+
+
+def _table(record: "DecodingRecord", prefix: str) -> list[dict[str, Any]]:
+    """Return the lines of the columns that begin alike; a record without families is of one text."""
+    names = [name for name in type(record).model_fields if name.startswith(f"{prefix}_")]
+    columns: Mapping[str, Sequence[Any]] = {name.removeprefix(f"{prefix}_"): getattr(record, name) for name in names}
+    lines = [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]
+    return [{"family": record.model_id, **line} for line in lines]
+
+
+def _quality(record: "DecodingRecord", family: str) -> Lines:
+    rows = [row for row in _table(record, "row") if row["family"] == family]
+    own = next(row["model"] for row in rows if row["decoder"] != _NEXT_TOKEN)
+    ways: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        ways.setdefault(_way(row), []).append(row)
+    series = [_points(name, found) for name, found in ways.items()]
+    control = {row["model"]: row for row in rows if row["decoder"] == _NEXT_TOKEN and row["model"] != own}
+    marks = [(100 * row["right_ratio"], f"{name}, one by one") for name, row in list(control.items())[-1:]]
+    return Lines(f"Right answers, by tokens per pass: {family}", "tokens per pass", "right answers, %", series,
+                 marks=marks)  # fmt: skip
+
+
+def _way(row: Mapping[str, Any]) -> str:
+    """Name a series: the model where it decodes one by one, else the model, the sampler and the block."""
+    if row["decoder"] == _NEXT_TOKEN:
+        return f"{row['model']}, one by one"
+    return f"{row['model']}, {row['decoder']}, block {row['block_tokens']}"
+
+
+def _points(name: str, rows: Sequence[Mapping[str, Any]]) -> Series:
+    ordered = sorted(rows, key=lambda row: row["tokens_per_pass"])
+    right, low, high = ([100 * row[f"right{end}_ratio"] for row in ordered] for end in ("", "_low", "_high"))
+    return Series(name, [row["tokens_per_pass"] for row in ordered], right, low, high, is_dots=len(rows) == 1)
+
+
+def _losses(record: "DecodingRecord") -> Dots:
+    dots = []
+    for row in _table(record, "loss"):
+        where = f", {row['family']}" if row["family"] != record.model_id else ""
+        figures = (row[f"over_control{end}_nats"] for end in ("", "_low", "_high"))
+        dots.append(Dot(f"{row['model']}{where}", *figures))
+    return Dots("Next-token loss over the control's", "nats per token", dots, mark=0.0)
