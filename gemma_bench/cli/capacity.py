@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gemma_bench.cli.console import Json, output, print_json
-from gemma_bench.core.records import BareRecord, newest_record
+from gemma_bench.core.records import BareRecord, clean_records, read_record
 from gemma_bench.core.units import gigabytes, number
 
 PUBLISHED_BITS_PER_PARAMETER = 3.6
@@ -21,7 +21,6 @@ WARNING = (
 class MeasuredSlope(BareRecord):
     """What a record of `capacity_scaling` says of one shape."""
 
-    model_id: str | None
     parameters_count: int
     capacity_bits_per_parameter: float
 
@@ -41,14 +40,21 @@ def capacity(
     size = size_of(model)
     found: dict[str, Any] = {"model": model, "parameters_count": size.parameter_count, "warning": WARNING}
     rows = {"published" if bits_per_parameter == PUBLISHED_BITS_PER_PARAMETER else "given": bits_per_parameter}
-    measured = newest_record(results, "capacity_scaling", MeasuredSlope)
+    measured = _largest_measured(results)
     if measured is not None:
-        rows[f"measured, {measured[1].parameters_count:,} parameters"] = measured[1].capacity_bits_per_parameter
+        rows[f"measured, {measured.parameters_count:,} parameters"] = measured.capacity_bits_per_parameter
     found["slopes"] = [{"slope": name, **extrapolate(size, slope)} for name, slope in rows.items()]
     if json:
         print_json(found)
         return
     _show(found)
+
+
+def _largest_measured(results: Path) -> MeasuredSlope | None:
+    """Return the record of the largest shape that was measured in full precision, of several the newest."""
+    records = (read_record(path, MeasuredSlope) for path, _ in clean_records(results, "capacity_scaling"))
+    exact = [record for record in records if record.dtype == "float32"]
+    return max(exact, key=lambda record: record.parameters_count, default=None)
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -53,21 +53,22 @@ def test_what_is_wrong_is_one_sentence(gemma_bench, arguments, message):
     assert "Traceback" not in done.err
 
 
-def test_a_slope_of_our_own_is_shown_beside_the_published_one(gemma_bench, tmp_path):
+def test_the_largest_slope_of_our_own_is_shown_beside_the_published_one(gemma_bench, tmp_path):
     from gemma_bench.cli.capacity import MeasuredSlope
     from gemma_bench.core.records import Subject, write_record
 
-    record = MeasuredSlope.measured(
-        Subject(),
-        experiment="capacity_scaling",
-        experiment_version=1,
-        config_json="{}",
-        scale="study",
-        samples=(2.5,),
-        parameters_count=4_064,
-        capacity_bits_per_parameter=2.5,
-    )
-    write_record(record.model_copy(update={"commit_is_clean": True}), tmp_path)
+    for parameters, dtype in ((4_064, "float32"), (80_352, "float32"), (90_000, "bfloat16")):
+        record = MeasuredSlope.measured(
+            Subject(dtype=dtype),
+            experiment="capacity_scaling",
+            experiment_version=1,
+            config_json=str(parameters),
+            scale="study",
+            samples=(2.5,),
+            parameters_count=parameters,
+            capacity_bits_per_parameter=2.5,
+        )
+        write_record(record.model_copy(update={"commit_is_clean": True}), tmp_path)
     found = json.loads(gemma_bench("analyze", "capacity", "12b", "--results", tmp_path, "--json").out)
-    assert [row["slope"] for row in found["slopes"]] == ["published", "measured, 4,064 parameters"]
+    assert [row["slope"] for row in found["slopes"]] == ["published", "measured, 80,352 parameters"]
     assert found["slopes"][1]["capacity_bits"] == pytest.approx(2.5 * SIZES["12b"].parameter_count)
