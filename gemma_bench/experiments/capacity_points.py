@@ -1,16 +1,16 @@
 """Points of a capacity curve: random strings, one model trained on them, and the bits that it then holds."""
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from gemma_bench.core.errors import InvalidRunError
 from gemma_bench.core.files import Progress, silent
+from gemma_bench.experiments.sharing import share_out
 from gemma_bench.measure.capacity import memory, uniform
 from gemma_bench.training.stack.arms import Arm, Training
 from gemma_bench.training.stack.shape import Shape
@@ -65,22 +65,17 @@ def measure_points(
     """Train all points as one stack, or on the CPU as one stack for each worker, and read what each model holds."""
     if workers <= 1 or device != "cpu" or len(points) <= workers:
         return _measure(points, shape, training, device, progress, state, seconds)
-    order = sorted(range(len(points)), key=lambda place: -points[place].arm.steps)
-    shares = [order[first::workers] for first in range(workers)]
-    folders = [None if state is None else state / f"worker-{worker}" for worker in range(workers)]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = [
-            pool.submit(_measure, [points[place] for place in share], shape, training, device, silent, folder, seconds)
-            for share, folder in zip(shares, folders, strict=True)
-        ]
-        parts = [job.result() for job in jobs]
-    by_place = {
-        place: found
-        for share, part in zip(shares, parts, strict=True)
-        for place, found in zip(share, part, strict=True)
-    }
+    measure = partial(_share, shape=shape, training=training, state=state, seconds=seconds)
+    found = share_out(measure, points, [point.arm.steps for point in points], workers)
     progress("points", len(points), len(points))
-    return [by_place[place] for place in range(len(points))]
+    return found
+
+
+def _share(
+    points: Sequence[Point], worker: int, *, shape: Shape, training: Training, state: Path | None, seconds: float | None
+) -> list[Found]:
+    folder = None if state is None else state / f"worker-{worker}"
+    return _measure(points, shape, training, "cpu", silent, folder, seconds)
 
 
 def _measure(
