@@ -40,3 +40,32 @@ def track_percent_lost_to_4_bits():
 
 track_percent_lost_to_4_bits.unit = "percent"
 track_percent_lost_to_4_bits.version = "1"
+
+
+class Stack:
+    """Training a stack of tiny models, six at a time, against transformers' model in a loop, in turn."""
+
+    version = "1"
+    timeout = 300
+
+    def setup_cache(self):
+        from gemma_bench.experiments.engine_speed import FIXTURE, run
+
+        (record,) = run(FIXTURE)
+        return record.model_dump()
+
+    def track_ms_per_model_step(self, record):
+        return record["stack_ms_per_step"]
+
+    def track_ms_per_step_of_the_loop(self, record):
+        return record["loop_ms_per_step"]
+
+    def track_stack_over_loop(self, record):
+        return 1 / record["speedup_ratio"]
+
+    def track_bytes(self, record):
+        return record["stack_bytes"]
+
+    track_ms_per_model_step.unit = track_ms_per_step_of_the_loop.unit = "ms"
+    track_stack_over_loop.unit = "ratio"
+    track_bytes.unit = "bytes"
