@@ -7,6 +7,7 @@ import pytest
 pytest_plugins = [
     "evidence.architecture",
     "evidence.capacity",
+    "evidence.capacity_limits",
     "evidence.capacity_scaling",
     "evidence.low_rank_records",
     "evidence.rank_evolution",

@@ -1,6 +1,6 @@
 """Chapter 3, capacity: how many bits does a parameter hold."""
 
-from gemma_bench.claims import Measured, at_least, at_most, claim, within_percent
+from gemma_bench.claims import Measured, at_least, at_most, between, claim, within_percent
 
 from sources import CAPACITY, MLX_QUANTIZE, MORRIS, STUDY
 
@@ -279,3 +279,78 @@ def test_half_of_memory_survives_4_bits(judge, kept_memory):
     """At fixture scale, 4 bits in groups of 64, which are 4.5 per weight and more than 3.6, keep at least half of what a full model has memorised."""
     measured, reason, subject = kept_memory(4)
     judge(measured, at_least(50), reason, subject=subject)
+
+
+@claim(
+    id="CAP-8",
+    version=1,
+    headline=CAPACITY,
+    kind="recorded",
+    source=MORRIS,
+    expect="open",
+    faults=["others_drawn_from_the_members"],
+    scale="study",
+)
+def test_membership_far_above_capacity(judge, recorded, attack_far_above_capacity):
+    """Membership inference by the loss of uniform strings fails, with an AUC within 0.1 of ½, once the data exceed a tiny Gemma 3's capacity 30 times at equal visits per string.
+
+    The paper's law of membership, the other way up, puts F1 at 0.55 there.
+    """
+    from gemma_bench.experiments.membership import VERSION, MembershipRecord
+
+    found = recorded("membership", MembershipRecord, version=VERSION, where=lambda record: record.scale == "study")
+    measured, reason = attack_far_above_capacity(found, rule=0.0, times=30)
+    judge(measured, at_most(0.1), reason)
+
+
+@claim(
+    id="CAP-18",
+    version=1,
+    headline=CAPACITY,
+    kind="recorded",
+    source=MORRIS,
+    expect="open",
+    faults=["losses_of_data_that_fit"],
+    scale="study",
+)
+def test_membership_among_strings_of_a_rule(judge, recorded, attack_far_above_capacity):
+    """Membership inference by the loss of strings of a rule with noise fails, with an AUC within 0.1 of ½, once the data exceed a tiny Gemma 3's capacity 30 times at equal visits per string."""
+    from gemma_bench.experiments.membership import VERSION, MembershipRecord
+
+    found = recorded("membership", MembershipRecord, version=VERSION, where=lambda record: record.scale == "study")
+    measured, reason = attack_far_above_capacity(found, rule=0.8, times=30)
+    judge(measured, at_most(0.1), reason)
+
+
+@claim(
+    id="CAP-9",
+    version=1,
+    headline=CAPACITY,
+    kind="recorded",
+    source=MORRIS,
+    expect="open",
+    faults=["loss_that_only_falls"],
+    scale="study",
+)
+def test_double_descent(judge, recorded, peak_over_capacity):
+    """The test loss of a tiny Gemma 3 on strings of a rule with noise has an inner peak where the data are between 0.6 and 1.2 of the capacity measured after the same steps."""
+    from gemma_bench.experiments.double_descent import VERSION, DescentRecord
+
+    found = recorded("double_descent", DescentRecord, version=VERSION, where=lambda record: record.scale == "study")
+    measured, reason = peak_over_capacity(found)
+    judge(measured, between(0.6, 1.2), reason)
+
+
+@claim(
+    id="CAP-17",
+    version=1,
+    headline=CAPACITY,
+    kind="measured",
+    source=STUDY,
+    expect="holds",
+    faults=["models_one_after_another_in_torch"],
+)
+def test_stack_against_the_plain_loop(judge, engine_speedup):
+    """At fixture scale a stack of six tiny models does at least 2.5 times more model-steps per CPU-second than Gemma3ForCausalLM in a loop."""
+    measured, reason, subject = engine_speedup
+    judge(measured, at_least(2.5), reason, subject=subject)
