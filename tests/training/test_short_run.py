@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gemma_bench.core.errors import BadInputError, InvalidRunError
-from gemma_bench.training.short_run import Schedule, train
+from gemma_bench.training.short_run import Keep, Schedule, train
 
 
 def squares(model):
@@ -49,3 +49,42 @@ def test_a_loss_that_is_no_number_is_named(model):
 def test_runs_without_meaning_are_refused(steps, rate):
     with pytest.raises(BadInputError, match="must be"):
         Schedule(steps, rate)
+
+
+class KilledError(Exception):
+    """What stops a run from outside."""
+
+
+def noisy(model, generator, killed_at=None):
+    def losses(step):
+        if step == killed_at:
+            raise KilledError
+        yield ((model.weight - torch.randn(model.weight.shape, generator=generator)) ** 2).sum()
+
+    return losses
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    monkeypatch.setattr("gemma_bench.training.short_run._SAVE_EVERY_S", 0)  # after each step
+    schedule, start = Schedule(40, 0.1), torch.nn.Linear(2, 1, bias=False).state_dict()
+    weights = {}
+    for name, killed_at in (("whole", None), ("killed", 23)):
+        model, generator = torch.nn.Linear(2, 1, bias=False), torch.Generator().manual_seed(1)
+        model.load_state_dict(start)
+        keep = Keep(tmp_path / f"{name}.pt", (generator,))
+        if killed_at is not None:
+            with pytest.raises(KilledError):
+                train(model, noisy(model, generator, killed_at), schedule, keep=keep)
+            model, generator = torch.nn.Linear(2, 1, bias=False), torch.Generator().manual_seed(99)
+            keep = Keep(keep.path, (generator,))
+        done = train(model, noisy(model, generator), schedule, keep=keep)
+        weights[name] = (model.weight.tolist(), done.steps_count, done.losses_nats)
+    assert weights["whole"] == weights["killed"]
+
+
+def test_a_finished_run_is_read_back(tmp_path, model):
+    keep = Keep(tmp_path / "run.pt", ())
+    done = train(model, squares(model), Schedule(5, 0.1), keep=keep)
+    other = torch.nn.Linear(2, 1, bias=False)
+    assert train(other, noisy(other, None, killed_at=0), Schedule(5, 0.1), keep=keep) == done
+    assert torch.equal(other.weight, model.weight)

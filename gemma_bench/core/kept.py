@@ -1,0 +1,26 @@
+"""What a long run has found so far, in a state folder, so that a killed run goes on with the next question."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gemma_bench.core.errors import DamagedFileError
+from gemma_bench.core.files import read_text, write_text
+
+
+def kept(state: Path | None, name: str, find: Callable[[], Any]) -> Any:
+    """Return what `find` returns, in JSON's types (tuples come as lists), asked once for each name and state folder.
+
+    Without a folder it is asked each time. Raises `DamagedFileError` for a file that is not JSON.
+    """
+    path = None if state is None else state / f"{name}.json"
+    if path is None or not path.exists():
+        text = json.dumps(find())
+        if path is not None:
+            write_text(path, text)
+        return json.loads(text)
+    try:
+        return json.loads(read_text(path, "state"))
+    except ValueError as error:
+        raise DamagedFileError(f"state {path} is not JSON: {error}") from error
