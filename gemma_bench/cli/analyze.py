@@ -4,13 +4,14 @@ from typing import Annotated, Any
 
 import typer
 
+from gemma_bench.cli.block_curve import blocks
 from gemma_bench.cli.capacity import capacity
 from gemma_bench.cli.console import Json, output, print_json
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.known_machines import REPORTED_WORKING_SETS_GIB, working_set_range_bytes
 from gemma_bench.core.units import GIB, gigabytes
 
-app = typer.Typer(help="Compute what needs no run: memory, capacity.", no_args_is_help=True)
+app = typer.Typer(help="Compute what needs no run: memory, capacity, curves of recorded runs.", no_args_is_help=True)
 
 
 @app.callback()
@@ -19,6 +20,7 @@ def analyze() -> None:
 
 
 app.command("capacity")(capacity)
+app.command("blocks")(blocks)
 
 
 @app.command("memory")

@@ -78,11 +78,17 @@ class Blocks:
         from gemma_bench.methods.set_block_trace import answers
 
         answer = answers(self.seen)[0]
-        words = [_visible(self.tokenizer.decode([token])) for token in answer.tokens]
-        for start in range(0, len(words), self.block_size):
-            block = slice(start, start + self.block_size)
-            for line in pattern_lines(words[block], answer.fixed_in_pass[block]):
-                errors.print(line, soft_wrap=True)
+        words = [self.tokenizer.decode([token]) for token in answer.tokens]
+        for line in pattern_of(words, answer.fixed_in_pass, self.block_size):
+            errors.print(line, soft_wrap=True)
+
+
+def pattern_of(words: Sequence[str], fixed_in_pass: Sequence[int], block_size: int) -> Iterator[Text]:
+    """Yield the lines of all blocks, a line for each pass."""
+    shown = list(map(visible, words))
+    for start in range(0, len(words), block_size):
+        block = slice(start, start + block_size)
+        yield from pattern_lines(shown[block], fixed_in_pass[block])
 
 
 def pattern_lines(words: Sequence[str], fixed_in_pass: Sequence[int]) -> Iterator[Text]:
@@ -94,5 +100,6 @@ def pattern_lines(words: Sequence[str], fixed_in_pass: Sequence[int]) -> Iterato
         yield line
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """Return a text in one line, what cannot be seen with a sign in its place."""
     return text.replace("\n", "⏎").replace("\t", "⇥") or "∅"

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from gemma_bench.models.catalog import Size
 from gemma_bench.training.families import MASK, VOCABULARY, Example, draw, find_family, token_rows
 from gemma_bench.training.head_loss import next_token_loss
 from gemma_bench.training.micro import micro_model
-from gemma_bench.training.short_run import Schedule, train
+from gemma_bench.training.short_run import Keep, Schedule, train
 
 START, SET_BLOCK, EQUAL_TOKENS, EQUAL_COMPUTE = "start", "set block", "equal tokens", "equal compute"
 """Trained on next tokens; on with the block objective; or on with as many next tokens, or as many multiplications."""
@@ -90,9 +91,16 @@ class Trained:
 
 
 def train_models(
-    recipe: Recipe, mixture: Sequence[str], device: str = "cpu", progress: Progress = silent
+    recipe: Recipe,
+    mixture: Sequence[str],
+    device: str = "cpu",
+    progress: Progress = silent,
+    state: Path | None = None,
 ) -> dict[str, Trained]:
-    """Train on next tokens, then from there with the block objective and, as controls, on next tokens alone."""
+    """Train on next tokens, then from there with the block objective and, as controls, on next tokens alone.
+
+    With a `state` folder, what a killed run had trained is not trained again.
+    """
     families = [find_family(name) for name in mixture]
     length = max(family.prompt_tokens + family.answer_tokens for family in families)
     examples = [
@@ -111,7 +119,10 @@ def train_models(
         model = copy.deepcopy(trained[START].model) if trained else start
         rate = recipe.tuning_learning_rate if trained else recipe.start_learning_rate
         schedule = Schedule(count, rate, budget_s=recipe.budget_s or math.inf)
-        done = train(model, _losses(model, pool, recipe, name), schedule, f"{'+'.join(mixture)}: {name}", progress)
+        generator = torch.Generator().manual_seed(recipe.seed)
+        losses = _losses(model, pool, recipe.batch_size, name, generator)
+        keep = None if state is None else Keep(state / f"{name}.pt", (generator,))
+        done = train(model, losses, schedule, f"{'+'.join(mixture)}: {name}", progress, keep)
         count_tokens = done.steps_count * recipe.batch_size * length
         trained[name] = Trained(model, count_tokens, done.duration_s)
     return trained
@@ -128,14 +139,14 @@ def compute_ratio(size: Size) -> float:
     return (2 * body + 1.5 * head) / (body + head)
 
 
-def _losses(model: Any, pool: _Pool, recipe: Recipe, name: str) -> Callable[[int], Iterator[Tensor]]:
-    generator = torch.Generator().manual_seed(recipe.seed)
-
+def _losses(
+    model: Any, pool: _Pool, batch_size: int, name: str, generator: torch.Generator
+) -> Callable[[int], Iterator[Tensor]]:
     def next_token(_: int) -> Iterator[Tensor]:
-        yield next_token_loss(model, *pool.batch(recipe.batch_size, generator))
+        yield next_token_loss(model, *pool.batch(batch_size, generator))
 
     def set_block(_: int) -> Iterator[Tensor]:
-        rows, is_counted = pool.batch(recipe.batch_size, generator)
+        rows, is_counted = pool.batch(batch_size, generator)
         noise = draw_noise(len(rows), rows.shape[1], generator)
         yield set_block_loss(model, rows, noise, MASK, is_counted=is_counted).total
 

@@ -1,39 +1,61 @@
 """How good completions of held-out source are: against the file, against the base model, against themselves."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
 
+from gemma_bench.core.files import Progress
 from gemma_bench.core.intervals import ratio_interval
-from gemma_bench.experiments.set_block_writing import Setting, written_in_blocks
+from gemma_bench.core.kept import kept
+from gemma_bench.experiments.set_block_record import Graded
+from gemma_bench.experiments.set_block_writing import Setting, patterns, written_in_blocks
 from gemma_bench.measure.block_quality import Written, bounds, quality
 from gemma_bench.measure.writing import answer_nats, next_token_answers
 
 _GRAM = 4
+_FAMILY = "python"
+
+Texts = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Completions:
     """Prompts of one length with what the file goes on with, and the model that says how likely a completion is."""
 
-    prompts: Sequence[Sequence[int]]
-    gold: Sequence[Sequence[int]]
-    tokenizer: Any
+    prompts: Texts
+    gold: Texts
+    decode: Callable[[Sequence[int]], str]
     judge: Any
     mask_token: int
 
-    def one_by_one(self, model: Any) -> list[tuple[int, ...]]:
-        """Write one token per pass."""
-        return list(next_token_answers(model, self.prompts, len(self.gold[0]), None))
+    @classmethod
+    def of_rows(
+        cls, rows: Texts, prompt_tokens: int, decode: Callable[[Sequence[int]], str], judge: Any, mask_token: int
+    ) -> Self:
+        """Cut rows of text into prompts of so many tokens and what follows."""
+        prompts, gold = [row[:prompt_tokens] for row in rows], [row[prompt_tokens:] for row in rows]
+        return cls(prompts, gold, decode, judge, mask_token)
 
-    def in_blocks(self, model: Any, setting: Setting) -> tuple[list[tuple[int, ...]], list[int]]:
-        """Write in blocks; returns the completions and the passes that each took."""
+    def one_by_one(self, model: Any) -> dict[str, Any]:
+        """Write one token per pass; returns the completions and their grades."""
+        begin = time.monotonic()
+        found = next_token_answers(model, self.prompts, len(self.gold[0]), None)
+        row = self._row(found, list(map(len, found)), found)
+        return {"tokens": found, "row": {"s": time.monotonic() - begin, **row}}
+
+    def in_blocks(self, model: Any, setting: Setting, one_by_one: Texts) -> dict[str, Any]:
+        """Write in blocks; returns grades beside those of one token per pass, and the patterns of the first."""
+        begin = time.monotonic()
         found = written_in_blocks(model, self.prompts, len(self.gold[0]), setting, self.mask_token)
-        return [answer.tokens for answer in found], [answer.passes_count for answer in found]
+        row = self._row([answer.tokens for answer in found], [answer.passes_count for answer in found], one_by_one)
+        prompts = list(map(self.decode, self.prompts))
+        drawn = patterns(prompts, found, lambda token: self.decode([token]))
+        return {"row": {"s": time.monotonic() - begin, **row}, "patterns": drawn}
 
-    def row(
-        self, found: Sequence[Sequence[int]], passes: Sequence[int], one_by_one: Sequence[Sequence[int]]
-    ) -> dict[str, float]:
+    def _row(self, found: Texts, passes: Sequence[int], one_by_one: Texts) -> dict[str, float]:
         """Grade completions beside those that the same model writes one token at a time.
 
         `right` is the share of completions whose first line is the file's; `agreement` that of tokens which are the
@@ -57,15 +79,46 @@ class Completions:
             "distinct_ratio": sum(map(_distinct, found)) / len(found),
         }
 
-    def _agreements(self, found: Sequence[Sequence[int]]) -> list[int]:
+    def _agreements(self, found: Texts) -> list[int]:
         return list(map(_same, found, self.gold))
 
-    def _right(self, found: Sequence[Sequence[int]]) -> list[bool]:
+    def _right(self, found: Texts) -> list[bool]:
         return [self._line(own) == self._line(gold) for own, gold in zip(found, self.gold, strict=True)]
 
     def _line(self, tokens: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(tokens)
-        return text.partition("\n")[0]
+        return self.decode(tokens).partition("\n")[0]
+
+
+def grade(
+    completions: Completions,
+    models: Mapping[str, Any],
+    tried: Sequence[tuple[str, Setting]],
+    left_s: float,
+    progress: Progress,
+    state: Path | None,
+) -> tuple[Graded, bool]:
+    """Grade one token at a time for every model, then models and settings in turn while there is time.
+
+    Returns the lines, with the patterns of the first setting, and whether all were tried; seconds of a run that was
+    killed and goes on count as if it had not been.
+    """
+    graded, one_by_one = Graded([], []), dict[str, Texts]()
+    for name, model in models.items():
+        found = kept(state, f"one by one {name}", partial(completions.one_by_one, model))
+        one_by_one[name] = found["tokens"]
+        what = {"family": _FAMILY, "model": name, "decoder": "next token", "block_tokens": 1, "amount": None}
+        graded.rows.append({**what, **found["row"]})
+    for number, (name, setting) in enumerate(tried):
+        if sum(row["s"] for row in graded.rows) > left_s:
+            return graded, False
+        write = partial(completions.in_blocks, models[name], setting, one_by_one[name])
+        found = kept(state, f"in blocks {number}", write)
+        what = {"family": _FAMILY, "model": name, "decoder": setting.sampler, "block_tokens": setting.block_tokens}
+        graded.rows.append({**what, "amount": setting.amount, **found["row"]})
+        if number == 0:
+            graded.patterns.extend({"row": len(graded.rows) - 1, **pattern} for pattern in found["patterns"])
+        progress("decoding", number + 1, len(tried))
+    return graded, True
 
 
 def _same(found: Sequence[int], other: Sequence[int]) -> int:

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.intervals import ratio_interval
+from gemma_bench.core.kept import kept
 from gemma_bench.core.records import Subject
+from gemma_bench.experiments.set_block_answers import grade_family
 from gemma_bench.experiments.set_block_arms import (
     EQUAL_COMPUTE,
     EQUAL_TOKENS,
@@ -17,15 +19,15 @@ from gemma_bench.experiments.set_block_arms import (
     Trained,
     train_models,
 )
-from gemma_bench.experiments.set_block_record import DecodingRecord
-from gemma_bench.experiments.set_block_writing import Setting, written_in_blocks
-from gemma_bench.measure.block_quality import Written, bounds, columns, quality
-from gemma_bench.measure.writing import answer_nats, next_token_answers
-from gemma_bench.training.families import EOS, MASK, Example, draw, find_family, text_of
+from gemma_bench.experiments.set_block_record import DecodingRecord, Graded
+from gemma_bench.experiments.set_block_writing import Setting
+from gemma_bench.measure.block_quality import bounds, columns
+from gemma_bench.measure.writing import answer_nats
+from gemma_bench.training.families import EOS, Example, draw, find_family
 
 VERSION = 1
 
-MINUTES = {"fixture": 2, "study": 40, "full": 9}
+MINUTES = {"fixture": 2, "study": 10, "long": 120, "full": 9}
 
 
 class Config(Recipe):
@@ -47,19 +49,32 @@ FIXTURE = Config(mixtures=(("record",),), settings=(Setting(), Setting(block_tok
 """A minute and a half on one core: text from a template."""
 
 STUDY = Config(
+    mixtures=(("record",), ("sums",), ("choice",), ("table",)),
+    settings=(
+        *(Setting(amount=gamma) for gamma in (0.2, 0.0, 0.6, 4.0)),
+        *(Setting(amount=0.2, block_tokens=block) for block in (1, 4, 16)),
+        *(Setting(sampler=sampler, amount=0.2) for sampler in ("left", "factor")),
+        Setting(sampler="fixed", amount=2),
+    ),
+    start_steps=300,
+    tuning_steps=700,
+    prompts=200,
+)
+"""Ten minutes on two cores: the fixture's model once for each family, and a part of the grid."""
+
+LONG = Config(
     mixtures=(("record", "sums", "choice"), ("table",)),
     settings=_GRID,
     hidden_size=128,
     layers=4,
     heads=4,
     feed_forward=384,
-    start_steps=1500,
-    tuning_steps=1500,
+    start_steps=3000,
+    tuning_steps=4000,
     tuning_learning_rate=2e-3,
-    budget_s=420,
-    prompts=200,
+    prompts=400,
 )
-"""Forty minutes on two cores if no training reaches its bound."""
+"""Two hours on two cores: 0.8 million parameters, families mixed, the whole grid."""
 
 FULL = Config(
     mixtures=(("record", "sums", "choice"), ("table",)),
@@ -96,28 +111,43 @@ class SetBlockRecord(DecodingRecord):
     set_block_s: float
     equal_tokens_s: float
     loss_family: tuple[str, ...]
-    row_family: tuple[str, ...]
 
 
 def run(
-    config: Config, *, scale: str = "fixture", device: str = "cpu", progress: Progress = silent
+    config: Config,
+    *,
+    scale: str = "fixture",
+    device: str = "cpu",
+    progress: Progress = silent,
+    state: Path | None = None,
 ) -> Iterator[SetBlockRecord]:
-    """Train and grade a model for each mixture; yields a record for each."""
+    """Train and grade a model for each mixture; yields a record for each.
+
+    With a `state` folder a killed run goes on: models that were trained and settings that were tried are read back,
+    and mixtures whose record was taken are not recorded again.
+    """
     for setting in config.settings:
         _ = setting.method  # refuses one without a meaning before anything is trained
     for mixture in config.mixtures:
-        yield _measure(config, mixture, scale, device, progress)
+        folder = None if state is None else state / "+".join(mixture)
+        if folder is not None and (folder / "recorded.json").exists():
+            continue
+        yield _measure(config, mixture, scale, device, progress, folder)
+        kept(folder, "recorded", lambda: True)
 
 
-def _measure(config: Config, mixture: Sequence[str], scale: str, device: str, progress: Progress) -> SetBlockRecord:
-    trained = train_models(config, mixture, device, progress)
+def _measure(
+    config: Config, mixture: Sequence[str], scale: str, device: str, progress: Progress, state: Path | None
+) -> SetBlockRecord:
+    trained = train_models(config, mixture, device, progress, state)
     judge = trained.get(EQUAL_COMPUTE, trained[EQUAL_TOKENS]).model
-    rows, losses = list[dict[str, Any]](), list[dict[str, Any]]()
+    graded, losses = Graded([], []), list[dict[str, Any]]()
     for name in mixture:
-        examples = draw(find_family(name), config.prompts, config.seed + 1, held_out=True)
+        family, folder = find_family(name), None if state is None else state / name
+        examples = draw(family, config.prompts, config.seed + 1, held_out=True)
         losses += _losses(name, trained, examples)
-        rows += _rows(config, name, trained, examples, judge, progress)
-    table = columns("row", rows)
+        graded += grade_family(family, examples, trained, config.settings, judge, progress, folder)
+    table = columns("row", graded.rows)
     return SetBlockRecord.measured(
         Subject(model_id=f"families-{config.size.parameter_count}", dtype="float32", seed=config.seed),
         experiment="set_block_speedup",
@@ -137,6 +167,7 @@ def _measure(config: Config, mixture: Sequence[str], scale: str, device: str, pr
         prompts_count=config.prompts,
         **columns("loss", losses),
         **table,
+        **columns("pattern", graded.patterns),
     )
 
 
@@ -153,66 +184,3 @@ def _losses(family: str, trained: Mapping[str, Trained], examples: Sequence[Exam
         over = bounds("over_control", "_nats", gap)
         losses.append({"model": name, "family": family, "nats": sum(nats) / sum(counts), **over})
     return losses
-
-
-def _rows(
-    config: Config,
-    family: str,
-    trained: Mapping[str, Trained],
-    examples: Sequence[Example],
-    judge: Any,
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    """Grade one token at a time for every model, and every setting for the one with the block objective.
-
-    The first setting is tried before that training too, where it must fail.
-    """
-    grade = _Grade(examples, find_family(family).answer_tokens, judge)
-    one_by_one = {name: grade.one_by_one(found.model) for name, found in trained.items()}
-    rows = [
-        {"family": family, "model": name, **_NEXT_TOKEN, **quality(written, one_by_one[SET_BLOCK])}
-        for name, written in one_by_one.items()
-    ]
-    tried = [(START, config.settings[0]), *((SET_BLOCK, setting) for setting in config.settings)]
-    for done, (name, setting) in enumerate(tried, start=1):
-        written = grade.in_blocks(trained[name].model, setting)
-        what = {"decoder": setting.sampler, "block_tokens": setting.block_tokens, "amount": setting.amount}
-        rows.append({"family": family, "model": name, **what, **quality(written, one_by_one[name])})
-        progress(f"decoding {family}", done, len(tried))
-    return rows
-
-
-_NEXT_TOKEN = {"decoder": "next token", "block_tokens": 1, "amount": None}
-
-
-@dataclass(frozen=True)
-class _Grade:
-    """Examples, and the model that says how likely an answer is."""
-
-    examples: Sequence[Example]
-    answer_tokens: int
-    judge: Any
-
-    def one_by_one(self, model: Any) -> Written:
-        """Write one token per pass."""
-        found = next_token_answers(model, self._prompts, self.answer_tokens, EOS)
-        lengths = [min(len(tokens) + 1, self.answer_tokens) for tokens in found]
-        return self._written(found, lengths, lengths)
-
-    def in_blocks(self, model: Any, setting: Setting) -> Written:
-        """Write in blocks."""
-        found = written_in_blocks(model, self._prompts, self.answer_tokens, setting, MASK, (EOS,))
-        return self._written(
-            [answer.tokens for answer in found],
-            [answer.autoregressive_passes_count for answer in found],
-            [answer.passes_count for answer in found],
-        )
-
-    @property
-    def _prompts(self) -> list[list[int]]:
-        return [example.prompt_tokens for example in self.examples]
-
-    def _written(self, found: Sequence[Sequence[int]], tokens: Sequence[int], passes: Sequence[int]) -> Written:
-        ended = [[*answer, EOS][:count] for answer, count in zip(found, tokens, strict=True)]
-        is_right = [text_of(answer) in example.right for answer, example in zip(found, self.examples, strict=True)]
-        return Written(is_right, tokens, passes, answer_nats(self.judge, self._prompts, ended))

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from gemma_bench.methods.set_block_training import draw_noise, set_block_loss
 from gemma_bench.training.adapters import PROJECTIONS
 from gemma_bench.training.corpus import Corpus, rows_after
 from gemma_bench.training.head_loss import next_token_loss
-from gemma_bench.training.short_run import Schedule, ShortRun, train
+from gemma_bench.training.short_run import Keep, Schedule, ShortRun, train
 
 SET_BLOCK, NEXT_TOKEN = "set block", "next token"
 """Trained on with the block objective; trained on with as many next tokens."""
@@ -44,15 +45,38 @@ class Tuning(BaseModel):
         return self.length_tokens * self.batch_size * self.accumulation
 
 
+def tune_both(
+    backend: Any, text: Corpus, tuning: Tuning, progress: Progress, state: Path | None
+) -> tuple[dict[str, Any], dict[str, ShortRun]]:
+    """Train with the block objective, and the control on as many tokens; returns plain models and what was done."""
+    models, runs = dict[str, Any](), dict[str, ShortRun]()
+    for name in (SET_BLOCK, NEXT_TOKEN):
+        steps = runs[SET_BLOCK].steps_count if runs else tuning.steps
+        tuned, runs[name] = tune(backend, text, tuning, name, steps, progress, state)
+        models[name] = evaluation_copy(tuned, backend)
+    return models, runs
+
+
 def tune(
-    backend: Any, text: Corpus, tuning: Tuning, objective: str, steps: int, progress: Progress
+    backend: Any,
+    text: Corpus,
+    tuning: Tuning,
+    objective: str,
+    steps: int,
+    progress: Progress,
+    state: Path | None = None,
 ) -> tuple[Any, ShortRun]:
-    """Train a copy of a loaded model with an objective; both objectives see the same rows in the same order."""
+    """Train a copy of a loaded model with an objective; both objectives see the same rows in the same order.
+
+    With a `state` folder, a killed run's training goes on from its last minute.
+    """
     model = _trainable(backend.model, tuning)
     rows = rows_after(text.train, tuning.length_tokens, backend.tokenizer.bos_token_id).to(backend.device)
-    losses = _losses(model, rows, tuning, objective)
+    order, noise = (torch.Generator().manual_seed(tuning.seed) for _ in range(2))
+    losses = _losses(model, rows, tuning, objective, order, noise)
+    keep = None if state is None else Keep(state / f"{objective}.pt", (order, noise))
     schedule = Schedule(steps, tuning.learning_rate, tuning.warmup_steps, tuning.budget_s)
-    done = train(model, losses, schedule, f"training: {objective}", progress)
+    done = train(model, losses, schedule, f"training: {objective}", progress, keep)
     return model, done
 
 
@@ -71,10 +95,13 @@ def _trainable(model: Any, tuning: Tuning) -> Any:
 
 
 def _losses(
-    model: Any, rows: Int[Tensor, "row position"], tuning: Tuning, objective: str
+    model: Any,
+    rows: Int[Tensor, "row position"],
+    tuning: Tuning,
+    objective: str,
+    order: torch.Generator,
+    noise: torch.Generator,
 ) -> Callable[[int], Iterator[Tensor]]:
-    order, noise = (torch.Generator().manual_seed(tuning.seed) for _ in range(2))
-
     def batch() -> Tensor:
         drawn = torch.randint(len(rows), (tuning.batch_size,), generator=order)
         return rows[drawn.to(rows.device)]

@@ -16,6 +16,7 @@ from gemma_bench.methods.set_block_torch import TorchBlockCache, TorchPasses, re
 from gemma_bench.methods.set_block_trace import Answer, answers
 
 _BATCH_ROWS = 128
+_PATTERNS = 3
 
 
 class Setting(BaseModel):
@@ -56,6 +57,16 @@ def written_in_blocks(
     return found
 
 
+def patterns(
+    prompts: Sequence[str], found: Sequence[Answer], word: Callable[[int], str]
+) -> list[dict[str, str | tuple[str, ...] | tuple[int, ...]]]:
+    """Return, for the first answers, the prompt, each token's text and the pass, from 1, that fixed it."""
+    return [
+        {"prompt": prompt, "words": tuple(map(word, answer.tokens)), "fixed_in_pass": answer.fixed_in_pass}
+        for prompt, answer in zip(prompts[:_PATTERNS], found[:_PATTERNS], strict=True)
+    ]
+
+
 class _GreedyPasses(TorchPasses):
     """Torch's passes with the choice made on the device: a readout's logits are the chosen ids, one column wide.
 
@@ -67,10 +78,9 @@ class _GreedyPasses(TorchPasses):
         self, cache: TorchBlockCache, finished: Ids, block: Ids, is_masked: Bool[np.ndarray, "batch position"]
     ) -> Readout:
         """Read as `TorchPasses` does."""
-        hidden = self.hidden(cache, finished, block)[:, finished.shape[1] :]
-        if not is_masked.any():
+        picked = self.masked(cache, finished, block, is_masked)
+        if not len(picked):
             return Readout(np.zeros(0), np.zeros(0), lambda _: np.zeros((0, 1)))
-        picked = hidden[torch.from_numpy(is_masked).to(hidden.device)]
         logits = self.model.get_output_embeddings()(picked)
         figures = readout(logits, self.mask_token)
         logits[:, self.mask_token] = -torch.inf

@@ -37,8 +37,8 @@ def quality(written: Written, one_by_one: Written) -> dict[str, float]:
 
 
 def columns(prefix: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
-    """Return rows of the same names as columns, `prefix_` before each name."""
-    return {f"{prefix}_{name}": tuple(row[name] for row in rows) for name in rows[0]}
+    """Return rows of the same names as columns, `prefix_` before each name; no rows have none."""
+    return {f"{prefix}_{name}": tuple(row[name] for row in rows) for name in rows[0]} if rows else {}
 
 
 def bounds(name: str, unit: str, found: Interval) -> dict[str, float]:

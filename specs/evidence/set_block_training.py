@@ -72,7 +72,9 @@ def recorded_saving(recorded):
     ]
     kept = [row for row in rows if record.row_fewer_right_high_ratio[row] <= 0.03]
     best = max(kept, key=lambda row: record.row_tokens_per_pass[row], default=None)
-    reason = f"{record.scale}, {record.set_block_count_tokens:,} tokens of training; " + "; ".join(
+    reason = (
+        f"{record.scale}, {record.set_block_count_tokens:,} tokens of training, {record.vocabulary_count:,} in the vocabulary; "
+    ) + "; ".join(
         f"{record.row_decoder[row]} {record.row_amount[row]:g} in blocks of {record.row_block_tokens[row]}: "
         f"{record.row_tokens_per_pass[row]:.2f} tokens per pass, {100 * record.row_fewer_right_ratio[row]:.1f} "
         f"(up to {100 * record.row_fewer_right_high_ratio[row]:.1f}) points fewer lines right"

@@ -3,7 +3,7 @@
 import pytest
 
 from gemma_bench.core.errors import BadInputError
-from gemma_bench.experiments.set_block_gemma import FIXTURE, FULL, STUDY, run
+from gemma_bench.experiments.set_block_gemma import FIXTURE, FULL, LONG, STUDY, run
 from gemma_bench.experiments.set_block_writing import Setting, written_in_blocks
 from gemma_bench.measure.writing import answer_nats, next_token_answers
 from gemma_bench.methods.set_block_decoding import SetBlock, decode
@@ -43,13 +43,34 @@ def test_what_there_is_when_time_is_up_is_recorded(small):
     assert record.row_decoder == ("next token",) * 3
 
 
+def test_a_killed_run_goes_on(small, tmp_path, monkeypatch):
+    (record,) = run(small, state=tmp_path)
+    assert [record.row_model[row] for row in record.pattern_row] == ["set block"] * 3
+    assert {len(passes) for passes in record.pattern_fixed_in_pass} == {small.new_tokens}
+    for gone in ("in blocks 1", "losses"):
+        (tmp_path / f"{gone}.json").unlink()
+    monkeypatch.setattr("gemma_bench.training.short_run._go_on", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "gemma_bench.experiments.set_block_completions.next_token_answers", lambda *_: pytest.fail("written again")
+    )
+    (again,) = run(small, state=tmp_path)
+    measured = {"date_utc", "load_average_1min", "row_s", "total_s"}
+    assert again.model_dump(exclude=measured) == record.model_dump(exclude=measured)
+
+
+def test_the_whole_vocabulary_is_kept_unless_the_text_s_is_asked_for(small):
+    whole, cut = (next(run(small.model_copy(update={"text_vocabulary": cut}))) for cut in (False, True))
+    assert (whole.vocabulary_count, cut.vocabulary_count < 262) == (262, True)
+    assert cut.loss_nats[0] < whole.loss_nats[0], "fewer tokens to choose from cost less"
+
+
 def test_a_setting_without_meaning_is_refused_before_anything_is_loaded(small):
     wrong = small.model_copy(update={"model": "nothing", "settings": (Setting(amount=-1),)})
     with pytest.raises(BadInputError, match="gamma must be at least 0"):
         next(run(wrong))
 
 
-@pytest.mark.parametrize("config", [STUDY, FULL])
+@pytest.mark.parametrize("config", [STUDY, LONG, FULL])
 def test_presets_leave_time_to_decode(config):
     assert len(config.settings) > 2
     assert config.prompts >= 200

@@ -61,3 +61,29 @@ def test_intervals_of_shares_and_ratios():
 
 def test_the_block_objective_costs_between_one_and_a_half_and_two_of_the_plain_one():
     assert 1.5 < compute_ratio(FIXTURE.size) < 2
+
+
+def test_patterns_are_those_of_the_setting_that_counts():
+    (record,) = run(FIXTURE.model_copy(update=SMALL))
+    assert [record.row_family[row] for row in record.pattern_row] == ["digits"] * 3 + ["sums"] * 3
+    for row, words, passes in zip(record.pattern_row, record.pattern_words, record.pattern_fixed_in_pass, strict=True):
+        assert (record.row_model[row], record.row_decoder[row]) == ("set block", "entropy")
+        assert len(words) == len(passes)
+        assert not words or min(passes) >= 1
+
+
+def test_a_killed_run_goes_on(tmp_path, monkeypatch):
+    config = FIXTURE.model_copy(update={**SMALL, "mixtures": (("digits",), ("sums",))})
+    whole = list(run(config))
+    records = run(config, state=tmp_path)
+    first = next(records)  # recorded, and the second one not begun
+    next(records)
+    records.close()  # killed before the second was written down
+    monkeypatch.setattr("gemma_bench.training.short_run._go_on", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "gemma_bench.experiments.set_block_answers.written_in_blocks", lambda *_: pytest.fail("written again")
+    )
+    (second,) = run(config, state=tmp_path)
+    measured = {"date_utc", "load_average_1min", "set_block_s", "equal_tokens_s"}
+    for found, wanted in zip((first, second), whole, strict=True):
+        assert found.model_dump(exclude=measured) == wanted.model_dump(exclude=measured)
