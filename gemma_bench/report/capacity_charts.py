@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from gemma_bench.experiments.layer_capacity import LayerRecord
     from gemma_bench.experiments.quantized_memory import QuantizedRecord
 
+PUBLISHED = {
+    "float32": {80_352: 3.39e5, 468_864: 1.71e6, 667_136: 2.66e6, 3_700_224: 1.36e7, 6_859_264: 2.71e7},
+    "bfloat16": {80_352: 3.16e5, 468_864: 1.69e6, 667_136: 2.60e6, 3_700_224: 1.30e7, 6_859_264: 2.51e7},
+}
+"""Capacity in bits by parameters, as published (Morris et al., arXiv:2505.24832v3): five of the rows of its table."""
+
 SCALING = (
     "Bits that models hold of random strings, per parameter, against the bits of data they were given: what fits is "
     "held, then comes a plateau. Means over seeds with the 95 % interval of Student's t; capacity is the most that any "
@@ -39,6 +45,10 @@ def scaling_charts(records: Sequence["CapacityRecord"]) -> Iterator[Chart]:
     if len(rows) > 1:
         of_kind = {kind: [row for row in rows if _kind(row) == kind] for kind in dict.fromkeys(map(_kind, rows))}
         series = [_sizes(kind, found) for kind, found in of_kind.items()]
+        series += [
+            Series(f"published, {precision}", tuple(row), tuple(row.values()), is_dots=True)
+            for precision, row in PUBLISHED.items()
+        ]
         yield Lines("Capacity, by size", "parameters", "bits held", series, x_is_log=True, y_is_log=True)
         dots = [Dot(_named(row), *around(row.samples), samples=row.samples) for row in rows]
         yield Dots("Capacity per parameter: a dot per seed", "bits per parameter", dots)

@@ -12,7 +12,13 @@ from gemma_bench.core.errors import DamagedFileError, UnavailableError
 from gemma_bench.core.files import write_text
 from gemma_bench.core.records import BareRecord, clean_records, read_record
 from gemma_bench.experiments.index import experiments
-from gemma_bench.report import capacity_charts, low_rank_charts, memory_charts, set_block_charts
+from gemma_bench.report import (
+    capacity_charts,
+    capacity_limit_charts,
+    low_rank_charts,
+    memory_charts,
+    set_block_charts,
+)
 from gemma_bench.report.chart import WIDTH, Chart, Drawing, Picture
 from gemma_bench.report.chart_layout import laid_out
 from gemma_bench.report.palette import FONT, IN_FILES
@@ -40,6 +46,8 @@ KINDS: Mapping[str, Kind] = {
     "capacity_scaling": Kind("CapacityRecord", capacity_charts.scaling_charts, capacity_charts.SCALING),
     "quantized_memory": Kind("QuantizedRecord", capacity_charts.rounding_charts, capacity_charts.ROUNDING),
     "layer_capacity": Kind("LayerRecord", capacity_charts.layer_charts, capacity_charts.LAYERS),
+    "membership": Kind("MembershipRecord", capacity_limit_charts.membership_charts, capacity_limit_charts.MEMBERSHIP),
+    "double_descent": Kind("DescentRecord", capacity_limit_charts.descent_charts, capacity_limit_charts.DESCENT),
     "fine_tune_memorization": Kind("FineTuneRecord", capacity_charts.fine_tune_charts, capacity_charts.FINE_TUNE),
     "low_rank_training": _ARMS,
     "relora_ablation": _ARMS,
