@@ -68,8 +68,9 @@ def top_pair(times: Product, transposed_times: Product, start: Vector) -> tuple[
     v = start
     for _ in range(_POWER_STEPS):
         v = transposed_times(times(v))
-        v = v / v.norm().clamp_min(_TINY)
-    v = torch.where(v.norm() > 0, v, start)
+        size = torch.linalg.vector_norm(v)
+        v = v / size.clamp_min(_TINY)
+    v = torch.where(size > 0, v, start)
     return times(v), v
 
 
@@ -100,12 +101,14 @@ class ErrorFeedback(TopPair):
     @torch.no_grad()
     def aim(self, gradients: GradientFactors, found: dict[str, LoraLayer], rate: float, clip_norm: float) -> None:
         """Take the step itself: B = −σ·u of rate·G + residual, which loses what was taken."""
-        wholes = {name: gradients.whole(name) for name in found}
-        norm = torch.stack([whole.norm() for whole in wholes.values()]).norm()
-        share = min(1.0, clip_norm / (float(norm) + 1e-6)) if clip_norm else 1.0
+        wholes, norms = dict[str, Tensor](), list[Tensor]()
+        for name in found:
+            wholes[name] = gradients.whole(name)
+            norms.append(wholes[name].norm())  # while it is in the cache
+        share = min(1.0, clip_norm / (float(torch.stack(norms).norm()) + 1e-6)) if clip_norm else 1.0
         for name, layer in found.items():
-            b, a = adapter_parameters(layer)
-            wanted = self.state.setdefault(name, torch.zeros_like(wholes[name])).add_(wholes[name], alpha=rate * share)
+            (b, a), whole = adapter_parameters(layer), wholes.pop(name)
+            wanted = self.state.setdefault(name, torch.zeros_like(whole)).add_(whole, alpha=rate * share)
             step, v = top_pair(wanted.mv, wanted.T.mv, a[0])
             wanted.addr_(step, v, alpha=-1)
             a[0], b[:, 0], b.grad = v, -step, None
@@ -151,7 +154,7 @@ class RankOne(Options):
             raise BadInputError(f"merge freq must be 1 with error feedback, got {self.merge_freq}")
         adapted = attach(model, 1, alpha=1, targets=self.targets, seed=settings.seed)
         groups = [Group(method.all_adapter_parameters(adapted), cosine(settings))]
-        merges = Merges(self, settings.seed + 1)
+        merges = Merges(self, layers(adapted), settings.seed + 1)
         change = merges.change if self.keep_change else None
         optimizer = RULES[self.rule].optimizer
         return Prepared(adapted, groups, optimizer, [merges], changes_frozen_weights=True, change=change)
@@ -160,9 +163,10 @@ class RankOne(Options):
 class Merges(MethodCallback):
     """Begins, aims and merges the adapters on time."""
 
-    def __init__(self, options: RankOne, seed: int) -> None:
-        """Start with nothing merged."""
-        self.options, self.rule = options, RULES[options.rule]
+    def __init__(self, options: RankOne, found: dict[str, LoraLayer], seed: int) -> None:
+        """Start with nothing merged; layers are given, because a walk through the model at every step costs."""
+        self.options, self.rule, self.layers = options, RULES[options.rule], found
+        self.parameters = [parameter for layer in found.values() for parameter in adapter_parameters(layer)]
         self.aim = self.rule.aim() if self.rule.aim else None
         self.generator, self.change = Generator().manual_seed(seed), CumulativeChange()
         self.gradients = GradientFactors()
@@ -170,13 +174,12 @@ class Merges(MethodCallback):
 
     def begin(self, now: Moment) -> None:
         """Draw the first adapters and start to watch gradients where the rule needs them."""
-        found = layers(now.model)
         if now.step == 0:
-            for layer in found.values():
+            for layer in self.layers.values():
                 random_a(layer, self.generator)
                 self.rule.begin(layer, self.generator)
         if self.aim:
-            self.gradients.watch(found)
+            self.gradients.watch(self.layers)
 
     def before_gradients(self, now: Moment) -> None:
         """Look at gradients in the first step of a cycle only."""
@@ -185,20 +188,19 @@ class Merges(MethodCallback):
     def before_step(self, now: Moment) -> None:
         """Aim the adapters with the gradients of all batches of this step."""
         if self.aim and self.gradients.is_watching:
-            self.aim.aim(self.gradients, layers(now.model), now.optimizer.param_groups[0]["lr"], now.clip_norm)
+            self.aim.aim(self.gradients, self.layers, now.optimizer.param_groups[0]["lr"], now.clip_norm)
             self.gradients.clear()
 
     def after_step(self, now: Moment) -> None:
         """Merge at the end of a cycle and begin the next one, without memory of this one."""
         if now.step % self.options.merge_freq:
             return
-        found = layers(now.model)
         if self.options.keep_change:
-            self.change.record(found)
-        for layer in found.values():
+            self.change.record(self.layers)
+        for layer in self.layers.values():
             merge(layer)
             self.rule.begin(layer, self.generator)
-        reset_moments(now.optimizer, method.all_adapter_parameters(now.model))
+        reset_moments(now.optimizer, self.parameters)
 
     def end(self, now: Moment) -> None:  # noqa: ARG002
         """Stop watching."""

@@ -104,7 +104,7 @@ def test_a_damaged_reading_is_named(tiny, rows, tmp_path):
 
 @pytest.mark.parametrize(
     ("asked", "iters", "trains_weights", "interval"),
-    [(None, 1000, False, 50), (None, 60, False, 10), (None, 1000, True, 0), (0, 1000, False, 0), (7, 9, True, 7)],
+    [(None, 1000, False, 50), (None, 60, False, 25), (None, 1000, True, 0), (0, 1000, False, 0), (7, 9, True, 7)],
 )
 def test_adapters_are_read_twenty_times_unless_asked_otherwise(asked, iters, trains_weights, interval):
     assert RankOptions(rank_every=asked).interval(iters, trains_weights=trains_weights) == interval
