@@ -38,6 +38,17 @@ class Config(BaseModel):
     seconds: float | None = None
     workers: int = 1
 
+    def check(self) -> None:
+        """Refuse what cannot be measured."""
+        if not self.rows:
+            raise BadInputError("rows must be at least 1, got 0")
+        if self.workers < 1:
+            raise BadInputError(f"workers must be at least 1, got {self.workers}")
+        if self.seconds is not None and self.seconds <= 0:
+            raise BadInputError(f"seconds must be above 0, got {self.seconds}")
+        for row in self.rows:
+            row.check()
+
 
 _TINY = {"symbols": 64, "length": 16}
 _FIXTURE_RATIOS = (0.25, 0.9, 1.8, 3.6, 5.4, 7.2)
@@ -112,10 +123,7 @@ def run(
 
     Raises `InvalidRunError` in the end for a row of which no run is evidence; the others are recorded all the same.
     """
-    if not config.rows:
-        raise BadInputError("rows must be at least 1, got 0")
-    for row in config.rows:
-        row.check()
+    config.check()
     began = time.monotonic()
     done: list[CapacityRecord] = []
     void: list[InvalidRunError] = []

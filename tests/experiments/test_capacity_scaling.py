@@ -88,6 +88,8 @@ def test_every_preset_can_run():
         (Config(rows=(tiny_row(8, ratios=(1.0, 2.0), doubled_ratio=2.0),)), UnavailableError, "may fit whole"),
         (Config(rows=(tiny_row(8, ratios=(0.0, 5.4)),)), BadInputError, "ratios must be above 0"),
         (Config(rows=(tiny_row(8, visits=1),)), BadInputError, "at least 8 visits"),
+        (Config(rows=(tiny_row(8),), workers=0), BadInputError, "workers must be at least 1, got 0"),
+        (Config(rows=(tiny_row(8),), seconds=0.0), BadInputError, "seconds must be above 0, got 0"),
     ],
 )
 def test_what_could_not_show_a_capacity_is_refused(config, error, message):

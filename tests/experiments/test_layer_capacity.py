@@ -72,6 +72,7 @@ def test_noise_touches_the_named_matrices_only():
         ({"layers": 1}, "layers must be at least 2 to be compared, got 1"),
         ({"fill_ratios": (0.0,)}, "data must be at least 1 sequence at every fill ratio"),
         ({"noise_draws": 0}, "noise draws must be at least 1, got 0"),
+        ({"visits": 0}, "visits must be at least 1, got 0"),
         ({"symbols": 1}, "symbols must be at least 2, got 1"),
     ],
 )

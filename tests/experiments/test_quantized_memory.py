@@ -74,6 +74,7 @@ def test_norms_stay():
         ({"fill_ratios": (0.001,)}, "data must be at least 1 sequence, got 0.001 bits per parameter"),
         ({"bits": (4, 9)}, r"bits must be between 1 and 8, got \[4, 9\]"),
         ({"group_size": 48}, "group size must divide every matrix, got 48 for embedding"),
+        ({"batch_size": 0}, "batch must be at least 1, got 0"),
         ({"symbols": 1}, "symbols must be at least 2, got 1"),
     ],
 )

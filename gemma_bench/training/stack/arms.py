@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from gemma_bench.core.errors import BadInputError, unknown
@@ -28,8 +28,8 @@ class Training(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch: int = Field(default=32, ge=1)
-    warmup_steps: int = Field(default=200, ge=0)
+    batch: int = 32
+    warmup_steps: int = 200
     beta1: float = 0.9
     beta2: float = 0.99
     epsilon: float = 1e-8
@@ -39,6 +39,10 @@ class Training(BaseModel):
 
     def check(self) -> None:
         """Refuse what no training could mean."""
+        if self.batch < 1:
+            raise BadInputError(f"batch must be at least 1, got {self.batch}")
+        if self.warmup_steps < 0:
+            raise BadInputError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
         if self.clip is not None and self.clip <= 0:
@@ -67,6 +71,9 @@ class Arm:
 
 def steps_for(visits: int, sequences: int, batch: int) -> int:
     """Return the steps in which every sequence is visited `visits` times."""
+    for name, figure in (("visits", visits), ("sequences", sequences), ("batch", batch)):
+        if figure < 1:
+            raise BadInputError(f"{name} must be at least 1, got {figure}")
     return max(1, round(visits * sequences / batch))
 
 

@@ -189,6 +189,21 @@ def test_what_cannot_be_trained_is_refused(arms, sets, message):
         train(SMALL, arms, sets, TRAINING)
 
 
-def test_an_unknown_precision_is_refused():
-    with pytest.raises(BadInputError, match="unknown precision 'int8'"):
-        train(SMALL, [Arm(0, 0.1, 5)], data(4), Training(precision="int8"))
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"precision": "int8"}, "unknown precision 'int8'"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
+        ({"clip": 0.0}, "clip must be above 0"),
+    ],
+)
+def test_a_training_that_means_nothing_is_refused(fields, message):
+    with pytest.raises(BadInputError, match=message):
+        train(SMALL, [Arm(0, 0.1, 5)], data(4), Training(**fields))
+
+
+@pytest.mark.parametrize("wrong", ["visits", "sequences", "batch"])
+def test_steps_of_nothing_are_refused(wrong):
+    with pytest.raises(BadInputError, match=f"{wrong} must be at least 1, got 0"):
+        steps_for(**{"visits": 3, "sequences": 4, "batch": 2, wrong: 0})
