@@ -92,32 +92,33 @@ class Completions:
 def grade(
     completions: Completions,
     models: Mapping[str, Any],
-    tried: Sequence[tuple[str, Setting]],
+    ways: Sequence[tuple[str, Setting | None]],
     left_s: float,
     progress: Progress,
     state: Path | None,
 ) -> tuple[Graded, bool]:
-    """Grade one token at a time for every model, then models and settings in turn while there is time.
+    """Grade models and ways to decode in turn while there is time; one token at a time comes first for each model.
 
     Returns the lines, with the patterns of the first setting, and whether all were tried; seconds of a run that was
     killed and goes on count as if it had not been.
     """
     graded, one_by_one = Graded([], []), dict[str, Texts]()
-    for name, model in models.items():
-        found = kept(state, f"one by one {name}", partial(completions.one_by_one, model))
-        one_by_one[name] = found["tokens"]
-        what = {"family": _FAMILY, "model": name, "decoder": "next token", "block_tokens": 1, "amount": None}
-        graded.rows.append({**what, **found["row"]})
-    for number, (name, setting) in enumerate(tried):
-        if sum(row["s"] for row in graded.rows) > left_s:
+    for number, (name, setting) in enumerate(ways):
+        if graded.rows and sum(row["s"] for row in graded.rows) > left_s:
             return graded, False
-        write = partial(completions.in_blocks, models[name], setting, one_by_one[name])
-        found = kept(state, f"in blocks {number}", write)
-        what = {"family": _FAMILY, "model": name, "decoder": setting.sampler, "block_tokens": setting.block_tokens}
-        graded.rows.append({**what, "amount": setting.amount, **found["row"]})
-        if number == 0:
-            graded.patterns.extend({"row": len(graded.rows) - 1, **pattern} for pattern in found["patterns"])
-        progress("decoding", number + 1, len(tried))
+        what: dict[str, Any] = {"family": _FAMILY, "model": name}
+        if setting is None:
+            what |= {"decoder": "next token", "block_tokens": 1, "amount": None}
+            found = kept(state, f"one by one {name}", partial(completions.one_by_one, models[name]))
+            one_by_one[name] = found["tokens"]
+        else:
+            what |= {"decoder": setting.sampler, "block_tokens": setting.block_tokens, "amount": setting.amount}
+            write = partial(completions.in_blocks, models[name], setting, one_by_one[name])
+            found = kept(state, f"in blocks {number}", write)
+        graded.rows.append({**what, **found["row"]})
+        if setting is not None and not graded.patterns:
+            graded.patterns.extend({"row": number, **pattern} for pattern in found["patterns"])
+        progress("decoding", number + 1, len(ways))
     return graded, True
 
 

@@ -60,6 +60,7 @@ def recorded_saving(recorded):
 
     Lines are kept where the interval of their loss ends at 3 points or below; where none is kept, nothing is saved.
     """
+    from gemma_bench.core.errors import InvalidRunError
     from gemma_bench.experiments.set_block_gemma import VERSION, SetBlockGemmaRecord
 
     from published import set_block
@@ -70,6 +71,8 @@ def recorded_saving(recorded):
     rows = [
         row for row, model in enumerate(record.row_model) if model == "set block" and record.row_amount[row] is not None
     ]
+    if not rows:
+        raise InvalidRunError("incomplete", f"the record of {record.date_utc} tried no setting in its time")
     kept = [row for row in rows if record.row_fewer_right_high_ratio[row] <= 0.03]
     best = max(kept, key=lambda row: record.row_tokens_per_pass[row], default=None)
     reason = (

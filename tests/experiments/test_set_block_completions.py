@@ -36,7 +36,7 @@ def test_lines_tokens_and_repetitions_are_counted():
     completions = Completions([[1], [1]], GOLD, decode, None, 4)
     in_blocks = [[65, 66, NEWLINE, 90, 90], [70, 70, 70, 70, 70]]
     graded, is_complete = grade(
-        completions, {"own": (GOLD, in_blocks)}, [("own", Setting())], 60, lambda *_: None, None
+        completions, {"own": (GOLD, in_blocks)}, [("own", None), ("own", Setting())], 60, lambda *_: None, None
     )
     one_by_one, row = graded.rows
     assert is_complete
@@ -53,7 +53,9 @@ def test_lines_tokens_and_repetitions_are_counted():
 @pytest.mark.usefixtures("written")
 def test_no_setting_is_begun_when_time_is_up():
     completions = Completions([[1], [1]], GOLD, decode, None, 4)
-    graded, is_complete = grade(completions, {"own": (GOLD, GOLD)}, [("own", Setting())], -1, lambda *_: None, None)
+    graded, is_complete = grade(
+        completions, {"own": (GOLD, GOLD)}, [("own", None), ("own", Setting())], 0, lambda *_: None, None
+    )
     assert ([row["decoder"] for row in graded.rows], graded.patterns, is_complete) == (["next token"], [], False)
 
 
