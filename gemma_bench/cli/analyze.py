@@ -1,5 +1,6 @@
 """`gemma-bench analyze memory`: what a model takes, whether it fits, and what would make it fit."""
 
+from math import inf
 from typing import Annotated, Any
 
 import typer
@@ -75,7 +76,7 @@ def memory(
 def _limits(ram: float | None) -> tuple[int, int]:
     """Return the least and the most that a Mac of so many GB lets its GPU use, or what this machine has."""
     if ram is not None:
-        if ram <= 0:
+        if not 0 < ram < inf:
             raise BadInputError(f"--ram must be more than 0 GiB, got {ram}")
         return working_set_range_bytes(ram * GIB)
     from gemma_bench.core.machine import this_machine

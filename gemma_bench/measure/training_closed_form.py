@@ -11,7 +11,8 @@ the bytes of a value, d the hidden width, f the feed-forward width, q the width 
   4·(5·d + q + f), instead of v·(2·d + f).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -55,7 +56,7 @@ class ClosedForm:
 
 def closed_form(plan: Plan) -> ClosedForm:
     """Compute the peak of a plan's step; a method's own memory between forward pass and update is left out."""
-    facts = _facts(plan)
+    facts = _facts(replace(plan, batch_size=1, length=2, checkpointing=False, gradient_accumulation=1))
     tokens, value = plan.batch_size * plan.read_length, _value_bytes(plan)
     loss_rows = min(tokens, CHUNK_ROWS) if plan.loss_in_pieces else tokens
     kept = value * plan.size.hidden_size if plan.checkpointing else _layer_bytes(plan, facts)
@@ -85,7 +86,9 @@ class _Facts:
     norms_are_trained: bool
 
 
+@cache
 def _facts(plan: Plan) -> _Facts:
+    """Read the shapes once for all batches and lengths."""
     training = Training(prepared_model(plan, "meta"), plan)
     model, trained = training.prepared.model, training.trained
     factors = [adapters.adapter_parameters(layer)[1] for layer in adapters.layers(model).values()]

@@ -68,6 +68,11 @@ def test_without_ram_it_is_this_machine(run):
         (["270m", "--context", 40_000], "between 1 and 32768 tokens for 270m, got 40000"),
         (["12b", "--bits", 7], "bits must be one of 2, 3, 4, 5, 6, 8, 16, got 7"),
         (["12b", "--ram", 0], "--ram must be more than 0 GiB, got 0"),
+        (["12b", "--ram", "nan"], "--ram must be more than 0 GiB, got nan"),
+        (["12b", "--method", "lora", "--ram", -1], "--ram must be more than 0 GiB, got -1"),
+        (["12b", "--method", "qlora"], "unknown method 'qlora', expected one of full"),
+        (["13b", "--method", "lora"], "unknown model '13b', expected one of tiny"),
+        (["tiny", "--method", "lora", "--batch-size", 0], "batch size must be at least 1, got 0"),
         (["13b"], "unknown model '13b', expected one of tiny, 270m"),
     ],
 )
