@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,10 +118,9 @@ def report(
     written = write_page(_ledger(file), Path(), page)
     output.print(f"page: {written}", highlight=False, soft_wrap=True)
     if pictures:
-        from gemma_bench.report.page_pictures import write_files
-        from gemma_bench.report.pictures import write_pictures
+        from gemma_bench.report.page_pictures import write_pictures
 
-        for path in chain(write_files(Path()), write_pictures(Path("results"))):
+        for path in write_pictures(Path()):
             output.print(f"picture: {path}", highlight=False, soft_wrap=True)
 
 

@@ -1,5 +1,6 @@
 """Where everything of a chart goes, in pixels."""
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from functools import singledispatch
@@ -23,6 +24,7 @@ from gemma_bench.report.interval_plot import LABEL_HEIGHT, Axis, text_width
 
 _RIGHT, _FOOT, _PLOT = 10, 34, 170
 _LINE, _ROW, _BAR = 15, 17, 11
+_LOWEST, _PALEST = 9.0, 0.04
 _TITLE_LETTERS = 50
 _MARKS = ("M{x} {y}m-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0", "M{x} {y}m-3 -3h6v6h-6z", "M{x} {y}m0 -4l4 4l-4 4l-4 -4z",
           "M{x} {y}m0 -4l4 7h-8z")  # fmt: skip
@@ -204,23 +206,22 @@ def cells(chart: Cells) -> Drawing:
     shapes, y = _head(chart.title, ())
     left = 8 + max(text_width(row) for row in chart.rows)
     width = (WIDTH - left) / len(chart.columns)
-    height = min(22.0, max(16.0, width))
+    height = min(_ROW + 4.0, max(_ROW, width), max(_LOWEST, _PLOT / len(chart.rows)))
     y += 6
+    every = math.ceil(LABEL_HEIGHT / height)
     for row, (name, shades, texts) in enumerate(zip(chart.rows, chart.shades, chart.texts, strict=True)):
-        top = y + row * height
-        shapes.append(Text(left - 6, round(top + height / 2 + 4, 2), name, "end"))
+        top = round(y + row * height, 2)
+        if row % every == 0:
+            shapes.append(Text(left - 6, round(top + height / 2 + 4, 2), name, "end"))
         for column, (shade, text) in enumerate(zip(shades, texts, strict=True)):
             x = round(left + column * width, 2)
-            said = f"{name}, {chart.columns[column]}: {text}"
-            shapes.append(Rect(x, top, round(width - 1, 2), height - 1, "cell", said, round(0.04 + 0.5 * shade, 3)))
-            if text_width(text) <= width:
+            said = f"{name}, {chart.columns[column]}: {text}" if text else ""
+            size = round(width - 1, 2), round(height - 1, 2)
+            shapes.append(Rect(x, top, *size, "cell", said, round(_PALEST + 0.5 * shade, 3)))
+            if text and text_width(text) <= width and height >= LABEL_HEIGHT:
                 shapes.append(Text(round(x + width / 2, 2), round(top + height / 2 + 4, 2), text, "middle", "in-cell"))
-    y += height * len(chart.rows)
-    every = next(
-        step
-        for step in range(1, len(chart.columns) + 1)
-        if all(text_width(c) + 6 <= width * step for c in chart.columns) or step == len(chart.columns)
-    )
+    y = round(y + height * len(chart.rows), 2)
+    every = math.ceil((max(text_width(name) for name in chart.columns) + 6) / width)
     for column, name in list(enumerate(chart.columns))[::every]:
         shapes.append(Text(round(left + (column + 0.5) * width, 2), y + LABEL_HEIGHT, name, "middle"))
     shapes.append(Text(WIDTH, y + 2 * LABEL_HEIGHT + 2, chart.label, "end", "unit"))

@@ -1,4 +1,4 @@
-"""Figures of matplotlib as files and as fragments of a page."""
+"""Figures of matplotlib as files."""
 
 import io
 from pathlib import Path
@@ -29,13 +29,3 @@ def save(figure: "Figure", path: Path) -> None:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI)
     write_bytes(path, stream.getvalue())
-
-
-def svg(figure: "Figure") -> str:
-    """Return a figure as an `<svg>` element for a page, the same bytes every time; its text stays text."""
-    from matplotlib import rc_context
-
-    stream = io.StringIO()
-    with rc_context({"svg.hashsalt": "gemma_bench", "svg.fonttype": "none"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()[stream.getvalue().index("<svg") :]

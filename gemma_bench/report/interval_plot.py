@@ -95,7 +95,10 @@ class Axis:
     def _candidates(self) -> Iterator[list[float]]:
         """Yield ever fewer figures: 1, 2, 5, 10, … times a power of ten; on a logarithmic axis then decades alone."""
         if self.is_log:
-            low, high = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+            low, high = (
+                math.floor(math.log10(self.low)),
+                min(math.ceil(math.log10(self.high)), sys.float_info.max_10_exp),
+            )
             powers = [10.0**exponent for exponent in range(low, high + 1)]
             rounds = [lead * power for power in powers for lead in (1, 2, 5) if self.low <= lead * power <= self.high]
             if len(rounds) > 1:

@@ -21,9 +21,12 @@ def arms_charts(records: Sequence["ArmsRecord"]) -> Iterator[Chart]:
     """Yield what the newest record shows."""
     record = records[0]
     shown = _shown(record)
-    yield _over_steps(record, shown, record.curve_nats, "Held-out loss", "nats per token")
+    yield Lines("Held-out loss", "steps", "nats per token", [_loss(record, arm) for arm in shown])
     yield _final(record)
-    yield _over_steps(record, shown, record.effective_rank, "Effective rank of the change", "effective rank")
+    for ranks, name in ((record.rank, "Numeric"), (record.effective_rank, "Effective"), (record.stable_rank, "Stable")):
+        series = [_course(record, arm, record.read_steps, ranks[arm]) for arm in shown]
+        yield Lines(f"{name} rank of the change", "steps", "mean over matrices", series, from_zero=True)
+    yield _losses_over_ranks(record, shown)
     yield from _spectrum(record, shown)
     yield from (_trajectory(record, arm) for arm in shown if "relora" in arm[:6] or arm == "top_pair")
 
@@ -44,21 +47,27 @@ def _shown(record: "ArmsRecord") -> list[str]:
     return [arm for arm in record.arms if arm in best[:_MOST_LINES]]
 
 
-def _over_steps(
-    record: "ArmsRecord",
-    arms: Sequence[str],
-    columns: Mapping[str, Sequence[Sequence[float]]],
-    title: str,
-    unit: str,
-) -> Lines:
-    return Lines(title, "steps", unit, [_course(record, arm, columns[arm]) for arm in arms])
+def _loss(record: "ArmsRecord", arm: str) -> Series:
+    """Return an arm's loss from the common start on."""
+    curves = [(start, *curve) for start, curve in zip(record.start_nats, record.curve_nats[arm], strict=True)]
+    return _course(record, arm, (0, *record.read_steps), curves)
 
 
-def _course(record: "ArmsRecord", arm: str, by_seed: Sequence[Sequence[float]]) -> Series:
-    """Return an arm's mean over seeds at each reading; an arm that stopped early has fewer."""
-    found = [around(column) for column in zip(*by_seed, strict=True)]
-    value, low, high = zip(*found, strict=True)
-    return Series(_plain(arm), record.read_steps[: len(found)], value, low, high, colour=record.arms.index(arm))
+def _course(record: "ArmsRecord", arm: str, steps: Sequence[int], by_seed: Sequence[Sequence[float]]) -> Series:
+    """Return an arm's mean over seeds at each reading."""
+    value, low, high = zip(*(around(column) for column in zip(*by_seed, strict=True)), strict=True)
+    return Series(_plain(arm), steps[: len(value)], value, low, high, colour=record.arms.index(arm))
+
+
+def _losses_over_ranks(record: "ArmsRecord", arms: Sequence[str]) -> Lines:
+    """Return each seed's last loss over its last effective rank: high rank is not low loss."""
+    series = []
+    for arm in arms:
+        ends = zip(record.effective_rank[arm], record.held_out_nats[arm], strict=True)
+        dots = sorted((ranks[-1], nats) for ranks, nats in ends if nats is not None)
+        x, y = zip(*dots, strict=True)
+        series.append(Series(_plain(arm), x, y, is_dots=True, colour=record.arms.index(arm)))
+    return Lines("Loss over rank at the end: a dot per seed", "effective rank", "nats per token", series)
 
 
 def _final(record: "ArmsRecord") -> Dots:

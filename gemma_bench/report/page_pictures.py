@@ -137,7 +137,7 @@ class _Sheet:
         return cls(_GAP + columns * (WIDTH + _GAP), round(tops[-1], 1), placed)
 
 
-def write_files(root: Path) -> Iterator[Path]:
+def write_pictures(root: Path) -> Iterator[Path]:
     """Write `results/pictures/<experiment>.svg` for every experiment that has a clean record."""
     environment = Environment(
         loader=PackageLoader("gemma_bench.report", "."),

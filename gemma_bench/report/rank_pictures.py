@@ -1,12 +1,10 @@
-"""Pictures of low-rank training: losses, how the rank of the change grows, its spectrum, where its directions go."""
+"""One run's picture: how the rank of its change grows, its spectrum, where its directions go."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gemma_bench.core.intervals import median_interval
-from gemma_bench.experiments.arms_record import ArmsRecord
 from gemma_bench.measure.rank_evolution import RankReadings
 from gemma_bench.report.figures import new_figure
 
@@ -14,43 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RANKS = {"rank": "numeric rank", "effective_rank": "effective rank", "stable_rank": "stable rank"}
-_COLORS = 10
 _LEAST_SHOWN = 1e-8
-
-
-def arms_picture(record: ArmsRecord) -> "Figure":
-    """Draw held-out losses and three ranks over steps, with intervals over seeds, and one matrix's spectrum by arm."""
-    figure, panels = new_figure(3, 2)
-    loss, *ranks, spectrum, final = panels.flat
-    start = tuple((nats,) for nats in record.start_nats)
-    for number, arm in enumerate(record.arms):
-        curves = [(*before, *after) for before, after in zip(start, record.curve_nats[arm], strict=True)]
-        _band(loss, (0, *record.read_steps), curves, _label(record, arm), number)
-        for axes, kind in zip(ranks, RANKS, strict=True):
-            _band(axes, record.read_steps, getattr(record, kind)[arm], arm, number)
-    loss.set(xlabel="steps", ylabel="held-out nats per token")
-    loss.legend(fontsize="small", title="arm, its best rate")
-    for axes, title in zip(ranks, RANKS.values(), strict=True):
-        axes.set(xlabel="steps", ylabel=f"{title} of the change, mean over matrices", ylim=(0, None))
-    name = _widest_common(record.singular_values.values())
-    spectrum_lines(spectrum, {arm: found[name] for arm, found in record.singular_values.items() if name in found})
-    spectrum.set_title(f"{name or 'no matrix'}, first seed", fontsize="medium")
-    _losses_over_ranks(final, record)
-    size = f"{record.parameters_count:,} parameters, {record.tokens_count:,} tokens to each arm"
-    figure.suptitle(f"{record.experiment}: {record.model_id}, {size}")
-    return figure
-
-
-def directions_picture(record: ArmsRecord) -> "Figure":
-    """Draw for each arm the effective rank of every matrix over steps, and the overlaps of its leading directions."""
-    arms = [arm for arm in record.arms if record.effective_rank_of[arm]]
-    figure, panels = new_figure(2, max(len(arms), 1))
-    for (ranks, way), arm in zip(panels, arms, strict=False):
-        steps = record.read_steps[: len(record.trajectory[arm])]
-        matrix_map(ranks, steps, record.effective_rank_of[arm], f"{arm}: effective rank")
-        trajectory_map(way, steps, record.trajectory[arm], f"{arm}: overlap of leading directions")
-    figure.suptitle(f"{record.experiment}: every matrix, and where directions go (first seed)")
-    return figure
 
 
 def run_picture(evolution: RankReadings, title: str) -> "Figure":
@@ -99,43 +61,10 @@ def spectrum_lines(axes: Any, spectra: Mapping[str, Sequence[float]]) -> None:
     axes.legend(fontsize="small")
 
 
-def _band(axes: Any, steps: Sequence[int], curves: Iterable[Sequence[float]], label: str, number: int) -> None:
-    """Draw the median of the seeds' curves and its interval; those of runs that diverged are not there."""
-    whole = [curve for curve in curves if len(curve) == len(steps)]
-    if not whole:
-        axes.plot([], [], color=f"C{number}", label=f"{label}, diverged")
-        return
-    middle, low, high = zip(*(median_interval(column) for column in zip(*whole, strict=True)), strict=True)
-    line = "o-" if number < _COLORS else "o--"
-    axes.plot(steps, middle, line, color=f"C{number}", markersize=3, label=label)
-    axes.fill_between(steps, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
-
-
-def _losses_over_ranks(axes: Any, record: ArmsRecord) -> None:
-    """Draw each seed's final loss over its final effective rank: high rank is not low loss."""
-    for number, arm in enumerate(record.arms):
-        ranks = [curve[-1] if curve else None for curve in record.effective_rank[arm]]
-        pairs = zip(ranks, record.held_out_nats[arm], strict=True)
-        dots = [(rank, nats) for rank, nats in pairs if rank is not None and nats is not None]
-        if dots:
-            axes.plot(*zip(*dots, strict=True), "o" if number < _COLORS else "x", color=f"C{number}")
-    axes.set(xlabel="effective rank at the end", ylabel="held-out nats per token at the end")
-
-
-def _label(record: ArmsRecord, arm: str) -> str:
-    return f"{arm}, {record.rates[arm]:.2g}"
-
-
 def _place(name: str) -> tuple[str, int]:
     """Return a matrix's type and layer: `model.layers.3.mlp.up_proj` is up_proj of layer 3."""
     *path, kind = name.split(".")
     return kind, next((int(part) for part in path if part.isdigit()), -1)
-
-
-def _widest_common(spectra: Iterable[Mapping[str, Sequence[float]]]) -> str | None:
-    """Return the matrix with most singular values that some arm has, the last of its equals."""
-    sizes = {name: len(values) for one in spectra for name, values in one.items()}
-    return max(sizes, key=lambda name: (sizes[name], _place(name)), default=None)
 
 
 def _by_kind(spectra: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gemma_bench.report.chart import Chart, Dot, Dots, Lines, Series
+from gemma_bench.report.chart import Cells, Chart, Dot, Dots, Lines, Series
 
 if TYPE_CHECKING:
     from gemma_bench.experiments.set_block_record import DecodingRecord
@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 CAPTION = (
     "Each point is one way to decode, with 95 % intervals: further right are fewer passes, further up more right "
     "answers. One token per pass stands at 1. Loss is of next tokens on held-out text, over the control that saw as "
-    "many tokens."
+    "many tokens. In the maps a row is a pass: dark tokens are fixed by it, pale ones before."
 )
+_MOST_PATTERNS = 2
 _NEXT_TOKEN = "next token"  # noqa: S105 - a way to decode
 
 
@@ -22,6 +23,18 @@ def decoding_charts(records: Sequence["DecodingRecord"]) -> Iterator[Chart]:
         for family in dict.fromkeys(row["family"] for row in _table(record, "row")):
             yield _quality(record, family)
         yield _losses(record)
+        yield from (_pattern(record, place) for place in range(min(_MOST_PATTERNS, len(record.pattern_row))))
+
+
+def _pattern(record: "DecodingRecord", place: int) -> Cells:
+    """Return which pass fixed which token: one at a time would be a diagonal."""
+    words, fixed = record.pattern_words[place], record.pattern_fixed_in_pass[place]
+    passes = range(1, max(fixed, default=0) + 1)
+    shades = [[1.0 if own == now else 0.25 if own < now else 0.0 for own in fixed] for now in passes]
+    texts = [[word if own == now else "" for word, own in zip(words, fixed, strict=True)] for now in passes]
+    way = list(record.ways())[record.pattern_row[place]]
+    title = f"Which pass wrote which token: {way.family}, {way}"
+    return Cells(title, "token", [str(now) for now in passes], [str(at + 1) for at in range(len(words))], shades, texts)
 
 
 def _table(record: "DecodingRecord", prefix: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from gemma_bench.core.units import number
 from gemma_bench.report.chart import WIDTH, Bar, Bars, Cells, Dot, Dots, Lines, Series, Text
 from gemma_bench.report.chart_layout import laid_out
 from gemma_bench.report.page import read_records, render_page, write_page
-from gemma_bench.report.page_pictures import KINDS, read_pictures, write_files
+from gemma_bench.report.page_pictures import KINDS, read_pictures, write_pictures
 
 SAMPLE = Path(__file__).parent / "sample"
 DRAWN = {"capacity_scaling", "layer_capacity", "low_rank_training", "step_cost", "set_block_speedup"}
@@ -67,12 +67,15 @@ class TestRecords:
     def test_curves_are_the_means_over_seeds(self, pictures):
         from gemma_bench.experiments.arms_record import ArmsRecord
 
-        loss, _, rank, _, way = pictures["low_rank_training"].charts
+        loss, _, _, rank, _, ends, _, way = pictures["low_rank_training"].charts
         found = read_record(only(SAMPLE, "low_rank_training"), ArmsRecord)
+        assert all(one.y[0] == pytest.approx(sum(found.start_nats) / 3) for one in loss.series)
+        assert loss.series[0].x == (0, *found.read_steps)
+        assert [one.y for one in ends.series] == [tuple(sorted(found.held_out_nats[one.name])) for one in ends.series]
         for chart, columns in ((loss, found.curve_nats), (rank, found.effective_rank)):
             for one in chart.series:
-                by_seed = columns[one.name]
-                assert one.y == pytest.approx([sum(column) / 3 for column in zip(*by_seed, strict=True)])
+                means = [sum(column) / 3 for column in zip(*columns[one.name], strict=True)]
+                assert one.y[-len(means) :] == pytest.approx(means)
                 assert all(low <= y <= high for low, y, high in zip(one.low, one.y, one.high, strict=True))
         assert way.shades == found.trajectory["relora"]
 
@@ -83,11 +86,18 @@ class TestRecords:
         assert curve.y[-1] == pytest.approx(curve.y[-2], rel=0.02)
 
     def test_quality_is_drawn_against_passes(self, pictures):
-        quality, losses = pictures["set_block_speedup"].charts
+        quality, losses, _ = pictures["set_block_speedup"].charts
         (eight,) = (one for one in quality.series if one.name == "set block, entropy, block 8")
         assert list(eight.x) == sorted(eight.x) == [2.1, 3.0, 3.9, 5.0]
         assert eight.y == pytest.approx([93, 92, 90, 82])
         assert [dot.value for dot in losses.dots] == [0.2, 0.012, 0.0]
+
+    def test_every_token_is_dark_in_the_pass_that_wrote_it_alone(self, pictures):
+        pattern = pictures["set_block_speedup"].charts[-1]
+        fixed = [next(row for row, shades in enumerate(pattern.shades) if shades[at] == 1) + 1 for at in range(14)]
+        assert fixed == [1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 2, 2, 5, 5]
+        assert "".join(pattern.texts[fixed[at] - 1][at] for at in range(14)) == "Ada, born 1815"
+        assert len(shapes(pattern, "cell")) == 5 * 14
 
     def test_what_is_not_clean_not_current_or_of_another_scale_is_not_drawn(self, project):
         from gemma_bench.experiments.layer_capacity import LayerRecord
@@ -152,7 +162,7 @@ class TestPage:
 
 class TestFiles:
     def test_files_are_the_pages_charts(self, project, pictures):
-        paths = list(write_files(project))
+        paths = list(write_pictures(project))
         assert {path.stem for path in paths} == DRAWN
         for path in paths:
             text = path.read_text()
@@ -172,7 +182,7 @@ class TestFiles:
         page = render_page(ledger, {}, pictures=read_pictures(project))
         assert page.count("<script>") == 1
         assert "&lt;script&gt;relora" in page
-        (text,) = (one.read_text() for one in write_files(project) if one.stem == "low_rank_training")
+        (text,) = (one.read_text() for one in write_pictures(project) if one.stem == "low_rank_training")
         ElementTree.fromstring(text)  # noqa: S314 - our own
 
 
