@@ -1,12 +1,17 @@
 """The command line: verbs, and one place where errors become a sentence and an exit code."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
 from gemma_bench.cli import analyze, bench, claims, experiments, machine, models, train
 from gemma_bench.cli.console import errors
-from gemma_bench.core.errors import GemmaBenchError
+from gemma_bench.core.errors import GemmaBenchError, UnavailableError
+
+_NO_MEMORY = ("can't allocate memory", "out of memory", "terminated abruptly")
+"""What torch says on CPU and GPU, and what is left of a worker that the system killed, as it does for memory."""
 
 USAGE, INTERRUPTED = 2, 130
 
@@ -39,10 +44,23 @@ app.command("report")(claims.report)
 def main() -> None:
     """Run the command line; an error that a user can act on is one sentence, never a traceback."""
     try:
-        app()
+        with _memory_explained():
+            app()
     except GemmaBenchError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(USAGE)
     except KeyboardInterrupt:
         errors.print("interrupted", style="red")
         sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    """Turn what libraries raise where memory ran out into an error of ours."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and not any(words in said for words in _NO_MEMORY):
+            raise
+        raise UnavailableError("memory", f"memory ran out: {said or 'Python could not allocate an object'}") from error

@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.errors import BadInputError, UnavailableError
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.intervals import Interval, median_interval
 from gemma_bench.core.records import Record, Subject
+from gemma_bench.core.units import GIB
 from gemma_bench.measure.bandwidth import elapsed_s
 from gemma_bench.measure.footprint import footprint_bytes, reset_footprint_peak
 from gemma_bench.measure.training_closed_form import closed_form
@@ -19,6 +20,7 @@ from gemma_bench.measure.training_time import allocator_peak_bytes, started, ste
 from gemma_bench.measure.turn import turn
 from gemma_bench.measure.validity import broken_rules, read_state
 from gemma_bench.methods.choice import method_named
+from gemma_bench.training.free_memory import free_bytes
 from gemma_bench.training.plan import Plan, trainable_size
 from gemma_bench.training.step import Training
 
@@ -147,7 +149,20 @@ def run(
     if config.rounds < _LEAST_ROUNDS or config.steps < 1:
         raise BadInputError(f"rounds must be at least 2 and steps 1, got {config.rounds} and {config.steps}")
     for case in config.cases:
+        _check_memory(case, free_bytes(device))
+    for case in config.cases:
         yield from _case(case, config, scale, device, progress)
+
+
+def _check_memory(case: Case, free: int) -> None:
+    """Refuse a case whose methods, all of them ready while they take turns, would not fit."""
+    forms = [closed_form(case.plan(method)) for method in case.methods]
+    needed = sum(form.states_bytes for form in forms) + max(form.peak_bytes - form.states_bytes for form in forms)
+    if needed > free:
+        raise UnavailableError(
+            "memory",
+            f"{case.name} needs {needed / GIB:.1f} GiB for {', '.join(case.methods)}, {free / GIB:.1f} GiB available",
+        )
 
 
 def _case(case: Case, config: Config, scale: str, device: str, progress: Progress) -> Iterator[StepRecord]:

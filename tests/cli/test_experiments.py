@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,6 +134,39 @@ def test_what_is_wrong_is_said_before_anything_runs(gemma_bench, toy, tmp_path, 
     done = gemma_bench("run", "toy", *options)
     assert (done.code, done.out) == (2, "")
     assert sentence in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        BrokenProcessPool("A process in the process pool was terminated abruptly while the future was running."),
+    ],
+    ids=lambda error: str(error)[:20],
+)
+def test_no_memory_for_the_run_is_one_sentence_and_keeps_what_is_finished(gemma_bench, toy, tmp_path, error):
+    def starved(config, *, scale, progress):  # noqa: ARG001
+        yield record(0)
+        raise error
+
+    toy(starved)
+    done = gemma_bench("run", "toy", "--results", tmp_path)
+    assert done.code == 2
+    assert "error: memory ran out: " in done.err
+    assert "Traceback" not in done.err
+    assert len(list((tmp_path / "records" / "toy").glob("*.json"))) == 1
+
+
+def test_another_mistake_is_not_taken_for_it(gemma_bench, toy, tmp_path):
+    def wrong(config, *, scale, progress):  # noqa: ARG001
+        raise RuntimeError("shapes do not match")
+        yield
+
+    toy(wrong)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        gemma_bench("run", "toy", "--results", tmp_path)
 
 
 def test_an_unknown_experiment_lists_the_known_ones(gemma_bench):

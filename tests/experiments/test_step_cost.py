@@ -2,7 +2,7 @@
 
 import pytest
 
-from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.errors import BadInputError, UnavailableError
 from gemma_bench.core.records import read_record, write_record
 from gemma_bench.experiments import step_cost
 from gemma_bench.experiments.step_cost import FIXTURE, FULL, Config, StepRecord, in_turn, run
@@ -24,6 +24,17 @@ def test_a_record_per_method_with_forecast_and_measured_bytes(tmp_path):
     assert records[0].over_first_ratio == 1
     paths = {write_record(record, tmp_path) for record in records}
     assert {read_record(path, StepRecord).method for path in paths} == {"full", "lora"}
+
+
+def test_what_would_not_fit_is_refused_before_anything_is_built(monkeypatch):
+    monkeypatch.setattr(step_cost, "free_bytes", lambda _: 2**30)
+    monkeypatch.setattr(step_cost, "measure", lambda _: pytest.fail("built"))
+    with pytest.raises(
+        UnavailableError, match=r"270m 1×256 float32 needs \d+\.\d GiB for full, lora, .* 1\.0 GiB available"
+    ):
+        next(run(step_cost.STUDY))
+    monkeypatch.setattr(step_cost, "free_bytes", lambda _: 20 * 2**30)
+    step_cost._check_memory(step_cost.STUDY.cases[0], 20 * 2**30)
 
 
 def test_methods_take_turns_forwards_and_backwards(monkeypatch):

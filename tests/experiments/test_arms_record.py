@@ -1,0 +1,47 @@
+"""Arms side by side: differences by seed, and an arm without a fair figure is invalid, never worse."""
+
+from pathlib import Path
+
+import pytest
+
+from gemma_bench.core.errors import BadInputError, InvalidRunError
+from gemma_bench.core.records import read_record
+from gemma_bench.experiments.arms_record import ArmsRecord, best_rate, is_bracketed
+from gemma_bench.experiments.low_rank_comparison import next_rate
+
+(SAMPLE,) = (Path(__file__).parents[1] / "report/sample/results/records/low_rank_training").glob("*.json")
+
+
+@pytest.fixture(scope="module")
+def record():
+    return read_record(SAMPLE, ArmsRecord)
+
+
+def test_differences_are_taken_seed_by_seed(record):
+    pairs = zip(record.held_out_nats["lora"], record.held_out_nats["full"], strict=True)
+    assert record.excess_nats("lora", over="full") == tuple(lora - full for lora, full in pairs)
+    assert record.excess_nats("full", over="full") == (0, 0, 0)
+
+
+@pytest.mark.parametrize("arms", [("lora", "full"), ("full", "lora")])
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [({"diverged_arms": ("lora",)}, "diverged"), ({"unbracketed_arms": ("lora",)}, "best rate at the grid's end")],
+)
+def test_an_arm_without_a_fair_figure_is_invalid_on_either_side(record, arms, change, rule):
+    with pytest.raises(InvalidRunError) as caught:
+        record.model_copy(update=change).excess_nats(*arms)
+    assert caught.value.rule == rule
+
+
+def test_an_unknown_arm_lists_the_known_ones(record):
+    with pytest.raises(BadInputError, match="unknown arm 'dora', expected one of full, lora, relora"):
+        record.excess_nats("dora", over="full")
+
+
+def test_a_grid_grows_towards_its_best_end_and_a_diverged_rate_is_never_best():
+    assert next_rate({1.0: 3.0, 2.0: 2.0, 4.0: 3.0}) is None
+    assert next_rate({1.0: 1.0, 2.0: 2.0, 4.0: 3.0}) == 0.5
+    assert next_rate({1.0: 3.0, 2.0: 2.0, 4.0: 1.0}) == 8.0
+    assert best_rate({1.0: None, 2.0: 9.0, 4.0: None}) == 2.0
+    assert is_bracketed({1.0: 3.0, 2.0: 2.0, 4.0: None})
