@@ -67,7 +67,7 @@ STUDY = Config(rounds=30)
 
 
 class EngineRecord(Record):
-    """`samples` are the ratios' rounds; milliseconds are CPU time per step of one model, medians.
+    """`samples` are the stack's steps of single models per CPU-second; milliseconds are medians of CPU time per step.
 
     `largest_difference_nats` is how far any token's cost is from the loop's after the same few steps.
     """
