@@ -27,36 +27,94 @@ class Merge:
 
 
 class Steps:
-    """CPU time of a step over that of a LoRA step of the same rank, in turn."""
+    """CPU time of a ReLoRA step over that of a LoRA step of the same rank, in turn, merges included."""
 
-    version = "1"
+    version = "2"
     timeout = 300
 
     def track_relora_over_lora(self):
         from gemma_bench.methods.relora import ReLoRA
         from gemma_bench.training.method import Lora
 
-        return self._ratio(ReLoRA(rank=4, reset_interval=5, rewarm_steps=1), Lora(rank=4))
+        return _ratio(ReLoRA(rank=4, reset_interval=5, rewarm_steps=1), Lora(rank=4))
 
-    def track_rank_one_over_lora(self):
+    track_relora_over_lora.unit = "ratio"
+
+
+class RankOneSteps:
+    """The same of a rank-1 step, by the rule that aims it; every step merges."""
+
+    version = "1"
+    timeout = 300
+    params = (["random_a", "random_b", "top_pair", "error_feedback", "sign"],)
+    param_names = ("rule",)
+
+    def track_rank_one_over_lora(self, rule):
         from gemma_bench.methods.rank_one import RankOne
         from gemma_bench.training.method import Lora
 
-        return self._ratio(RankOne(rule="random_a"), Lora(rank=1))
+        return _ratio(RankOne(rule=rule), Lora(rank=1, alpha=1))
 
-    def _ratio(self, method, plain):
-        return median(self._cost(method) / self._cost(plain) for _ in range(5))
+    track_rank_one_over_lora.unit = "ratio"
 
-    def _cost(self, method):
-        from gemma_bench.training.corpus import Windows, python_sources
+
+def _ratio(method, plain):
+    return median(_cost(method) / _cost(plain) for _ in range(5))
+
+
+def _cost(method):
+    from gemma_bench.training.corpus import Windows, python_sources
+    from gemma_bench.training.micro import micro_model
+    from gemma_bench.training.settings import Settings
+    from gemma_bench.training.trainer import Trainer
+
+    settings = Settings(iters=15, batch_size=8)
+    trainer = Trainer(method.prepare(micro_model(), settings), Windows(python_sources().train, 64), settings)
+    start = time.process_time()
+    trainer.train()
+    return time.process_time() - start
+
+
+class Reading:
+    """Reading the ranks of all changes of the micro model, from factors and from weights."""
+
+    version = "1"
+    params = (["factors", "weights"],)
+    param_names = ("source",)
+
+    def setup(self, source):
+        from gemma_bench.measure.rank_evolution import effective_weights
+        from gemma_bench.measure.spectrum import Factors
+        from gemma_bench.training.adapters import attach, factors, layers
         from gemma_bench.training.micro import micro_model
-        from gemma_bench.training.settings import Settings
-        from gemma_bench.training.trainer import Trainer
 
-        settings = Settings(iters=15, batch_size=8)
-        trainer = Trainer(method.prepare(micro_model(), settings), Windows(python_sources().train, 64), settings)
-        start = time.process_time()
-        trainer.train()
-        return time.process_time() - start
+        model = attach(micro_model(), 4)
+        for layer in layers(model).values():
+            layer.lora_B["default"].weight.data.normal_()
+        if source == "factors":
+            self.changes = {name: Factors(*factors(layer)) for name, layer in layers(model).items()}
+        else:
+            self.changes = {name: (weight, None) for name, weight in effective_weights(model).items()}
 
-    track_relora_over_lora.unit = track_rank_one_over_lora.unit = "ratio"
+    def time_reading(self, source):  # noqa: ARG002
+        from gemma_bench.measure.rank_evolution import RankReadings
+
+        RankReadings(self.changes).read_changes(1, self.changes)
+
+
+class Peak:
+    """Bytes at the peak of a training step of the tiny model, counted on tensors without contents, by method."""
+
+    version = "1"
+    timeout = 120
+    params = (["full", "lora", "relora", "rank1"],)
+    param_names = ("method",)
+
+    def track_forecast_peak_bytes(self, method):
+        from gemma_bench.measure.training_memory import forecast
+        from gemma_bench.methods.choice import method_named
+        from gemma_bench.training.plan import Plan, trainable_size
+
+        return forecast(Plan(trainable_size("tiny"), method_named(method, 4), 4, 64, "float32")).peak_bytes
+
+    track_forecast_peak_bytes.unit = "bytes"
