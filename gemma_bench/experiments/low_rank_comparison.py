@@ -13,16 +13,20 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.errors import BadInputError, UnavailableError
 from gemma_bench.core.files import Progress, write_text
+from gemma_bench.core.units import GIB
 from gemma_bench.experiments.arms_record import ArmsRecord, Grid, best_rate, figures, is_bracketed, searches, subject
 from gemma_bench.experiments.low_rank_arms import Arm, Course, Outcome, run_arm, warm_up
+from gemma_bench.measure.training_closed_form import closed_form
+from gemma_bench.training.free_memory import free_bytes
 from gemma_bench.training.micro import micro_model
+from gemma_bench.training.plan import Plan
 
 
 class Comparison(BaseModel):
@@ -65,6 +69,7 @@ def compare_arms(
 ) -> Iterator[ArmsRecord]:
     """Find each arm's best rate, run it with every seed, and yield the one record of it all."""
     _check(config)
+    check_memory(config, device)
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, _runner(config, device, state or Path(scratch), progress) as run:
         results: Results = {}
@@ -95,6 +100,24 @@ def _check(config: Comparison) -> None:
     for arm in config.arms:
         if len(arm.rates) < 3 or list(arm.rates) != sorted(set(arm.rates)) or arm.rates[0] <= 0:  # noqa: PLR2004
             raise BadInputError(f"rates of {arm.name} must be at least 3, positive and rising, got {arm.rates}")
+
+
+def check_memory(config: Comparison, device: str) -> None:
+    """Refuse, by arithmetic, runs that would not fit side by side."""
+    course = config.course
+    knobs: dict[str, Any] = {"batch_size": course.rows, "length": course.length, "dtype": "float32"}
+    methods: list[Any] = [arm.method for arm in config.arms]
+    plans = [Plan(course.size, how, **knobs, autocast=course.autocast, loss_in_pieces=True) for how in methods]
+    count, free = _processes(config, device), free_bytes(device)
+    needed = count * max(closed_form(plan).peak_bytes for plan in plans)
+    if needed > free:
+        raise UnavailableError(
+            "memory", f"needs {needed / GIB:.1f} GiB, {count} at a time, {free / GIB:.1f} GiB available"
+        )
+
+
+def _processes(config: Comparison, device: str) -> int:
+    return (config.processes or os.cpu_count() or 1) if device == "cpu" else 1
 
 
 def _searches(config: Comparison, results: Results) -> Iterator[list[Job]]:
@@ -128,8 +151,8 @@ Run = Callable[[Sequence[Job]], Results]
 def _runner(config: Comparison, device: str, folder: Path, progress: Progress) -> Iterator[Run]:
     """Yield a function that runs jobs side by side and knows those that were run before."""
     folder.mkdir(parents=True, exist_ok=True)
-    processes = config.processes or os.cpu_count() or 1
-    if device != "cpu" or processes == 1:
+    processes = _processes(config, device)
+    if processes == 1:
         yield lambda jobs: _collected(jobs, (_run(job, config.course, device, folder) for job in jobs), progress)
         return
     with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:

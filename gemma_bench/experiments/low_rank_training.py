@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.experiments.arms_record import ArmsRecord
 from gemma_bench.experiments.low_rank_arms import Arm, Course, run_arm, warm_up
-from gemma_bench.experiments.low_rank_comparison import Comparison, compare_arms
+from gemma_bench.experiments.low_rank_comparison import Comparison, check_memory, compare_arms
 from gemma_bench.methods.relora import ReLoRA
 from gemma_bench.models.catalog import Size
 from gemma_bench.training.method import Full, Lora
@@ -161,6 +161,7 @@ def _cut(config: Config, budget_s: float, device: str) -> Config:
     """Time some steps of ReLoRA and keep as many, in whole cycles, as all runs together have time for."""
     short = config.course.model_copy(update={"steps": _TIMED_STEPS, "warm_steps": _TIMED_STEPS})
     timed = config.model_copy(update={"course": short}).comparison()
+    check_memory(timed, device)
     start = warm_up(timed.course, 0, device)
     began_s = time.perf_counter()
     run_arm(timed.arms[2], config.relora_rates[0], 0, timed.course, start, device)

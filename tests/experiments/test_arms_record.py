@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from gemma_bench.core.errors import BadInputError, InvalidRunError
+from gemma_bench.core.errors import BadInputError, InvalidRunError, UnavailableError
 from gemma_bench.core.records import read_record
+from gemma_bench.experiments import (
+    low_rank_comparison,
+    low_rank_training,
+    merge_frequency,
+    rank_one_rules,
+    relora_ablation,
+)
 from gemma_bench.experiments.arms_record import ArmsRecord, best_rate, is_bracketed
 from gemma_bench.experiments.low_rank_comparison import next_rate
 
@@ -45,3 +52,19 @@ def test_a_grid_grows_towards_its_best_end_and_a_diverged_rate_is_never_best():
     assert next_rate({1.0: 3.0, 2.0: 2.0, 4.0: 1.0}) == 8.0
     assert best_rate({1.0: None, 2.0: 9.0, 4.0: None}) == 2.0
     assert is_bracketed({1.0: 3.0, 2.0: 2.0, 4.0: None})
+
+
+@pytest.mark.parametrize("experiment", [low_rank_training, relora_ablation, merge_frequency, rank_one_rules])
+def test_runs_that_would_not_fit_side_by_side_are_refused_before_the_first(monkeypatch, experiment):
+    monkeypatch.setattr(low_rank_comparison, "free_bytes", lambda _: 2**20)
+    monkeypatch.setattr(low_rank_comparison, "_run", lambda *_: pytest.fail("a run began"))
+    with pytest.raises(UnavailableError, match=r"needs 0\.0 GiB, 1 at a time, 0\.0 GiB available"):
+        next(iter(experiment.run(experiment.FIXTURE)))
+
+
+def test_the_largest_preset_is_counted_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(low_rank_comparison, "free_bytes", lambda _: 79 * 2**30)
+    low_rank_comparison.check_memory(low_rank_training.FULL.comparison(), "cuda")
+    monkeypatch.setattr(low_rank_comparison, "free_bytes", lambda _: 4 * 2**30)
+    with pytest.raises(UnavailableError, match=r"needs \d+\.\d GiB, 1 at a time, 4\.0 GiB available"):
+        low_rank_comparison.check_memory(low_rank_training.FULL.comparison(), "cuda")
