@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-
-SPECS = Path(__file__).resolve().parents[2] / "specs"
 
 
 def _run(*arguments):
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+
+
+def _specs():
+    """Return the specs of the commit that is measured: they lie beside its package."""
+    return Path(find_spec("gemma_bench").origin).parents[1] / "specs"
 
 
 class Startup:
@@ -25,7 +29,20 @@ class Startup:
 
     def time_contents(self):
         read = "from pathlib import Path; from gemma_bench.claims.contents import read_specs"
-        _run("-c", f"{read}; read_specs([Path({str(SPECS)!r})])")
+        _run("-c", f"{read}; read_specs([Path({str(_specs())!r})])")
+
+
+class Collection:
+    """Every claim collected by pytest, and the table of contents, which imports no spec."""
+
+    version = "1"
+    timeout = 120
+
+    def time_pytest_contents(self):
+        _run("-m", "pytest", str(_specs()), "--contents")
+
+    def time_pytest_collect(self):
+        _run("-m", "pytest", str(_specs()), "--collect-only", "-q")
 
 
 def track_modules_of_import_claims():

@@ -4,19 +4,29 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+MIXED = "mixed"
+"""Our rounding that keeps the perplexity: embedding in 4 bits, layers in 8."""
 
-def _folder(name, where):
+
+def _folder(name, where, precision):
     """Return a model's folder; asv skips the series of a model that is not on this machine."""
     from gemma_bench.core.errors import UnavailableError
-    from gemma_bench.models.tiny import random_folder
     from gemma_bench.models.weights import locate
 
     if name == "tiny":
-        return random_folder(Path(where) / "tiny")
+        return _tiny(Path(where), precision)
     try:
-        return locate(name)
+        return locate(f"{name}-{precision}" if precision == MIXED else name)
     except UnavailableError as error:
         raise NotImplementedError(str(error)) from error
+
+
+def _tiny(where, precision):
+    from gemma_bench.models.quantising import SCHEMES, quantise
+    from gemma_bench.models.tiny import random_folder
+
+    plain = random_folder(where / "tiny")
+    return quantise(plain, SCHEMES[MIXED], where / "mixed") if precision == MIXED else plain
 
 
 class Model:
@@ -24,7 +34,7 @@ class Model:
 
     version = "1"
     timeout = 300
-    params = (["tiny", "270m"], ["torch float32", "torch bfloat16", "mlx float32"])
+    params = (["tiny", "270m"], ["torch float32", "torch bfloat16", "torch mixed", "mlx float32"])
     param_names = ("model", "backend")
 
     def setup(self, model, backend):
@@ -33,8 +43,9 @@ class Model:
         if model == "270m" and backend.startswith("mlx"):
             raise NotImplementedError("MLX's CPU build writes 3 tokens a second: too slow for a series")
         self.where = tempfile.TemporaryDirectory()
-        self.folder = _folder(model, self.where.name)
-        self.library, self.precision = backend.split()
+        self.library, precision = backend.split()
+        self.folder = _folder(model, self.where.name, precision)
+        self.precision = None if precision == MIXED else precision
         self.backend = load(self.folder, self.library, "cpu", self.precision)
 
     def teardown(self, model, backend):  # noqa: ARG002
