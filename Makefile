@@ -1,11 +1,12 @@
 # Two commands do everything: `make claims` and `make test`. Each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+MODELS := $(or $(GEMMA_BENCH_HOME),$(HOME)/.cache/gemma_bench)/models
 READY := .venv/.ready
 # Newer Pythons that pyenv holds are found too; `core` and `claims` are tested on them.
 NEWER := $(addprefix --discover ,$(wildcard $(HOME)/.pyenv/versions/3.1[23].*/bin/python))
 
-.PHONY: help setup check download claims test browser benchmark ledger clean
+.PHONY: help setup check download claims test speed browser benchmark ledger clean
 
 help: ## Show what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,10 +34,14 @@ claims: download ## Judge every claim on this machine, its faults first: table, 
 test: download ## Run everything that CI runs: style, types, layers, tests, claims, faults
 	$(BIN)/tox run $(NEWER)
 
+speed: $(READY) ## Check the asv series and run the quick ones on this commit, keeping nothing
+	$(BIN)/tox run -e speed
+
 browser: $(READY) ## Look at the page in headless chromium (Debian: apt-get install chromium)
 	$(BIN)/tox run -e browser
 
 benchmark: download ## Run the asv series for this commit (dashboard in build/asv/html), then time the kernels
+	test -d "$(MODELS)/270m-mixed" || $(BIN)/gemma-bench convert 270m --scheme mixed
 	cd asv_benches && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --quick 'HEAD^!' && ../$(BIN)/asv publish
 	$(BIN)/python -m pytest -q benchmarks
 

@@ -8,7 +8,7 @@ class Meter:
     """Reading 64 random sequences of 16 tokens with the tiny Gemma 3."""
 
     version = "1"
-    timeout = 120
+    timeout = 300
 
     def setup(self):
         import numpy as np

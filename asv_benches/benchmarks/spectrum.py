@@ -5,7 +5,7 @@ class Spectrum:
     """Seconds: shown, never gated on a shared machine."""
 
     version = "1"
-    timeout = 120
+    timeout = 300
 
     def setup(self):
         from gemma_bench.measure.spectrum import random_sum

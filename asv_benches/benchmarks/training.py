@@ -8,6 +8,7 @@ class Merge:
     """Merging and restarting all adapters of the micro model."""
 
     version = "1"
+    timeout = 300
     params = (["float32", "bfloat16"],)
     param_names = ("dtype",)
 
