@@ -8,6 +8,7 @@ from gemma_bench.core.units import gigabytes, number
 from gemma_bench.report.chart import Bar, Bars, Chart, Dot, Dots
 
 if TYPE_CHECKING:
+    from gemma_bench.experiments.rank_one_cost import RankOneCostRecord
     from gemma_bench.experiments.step_cost import StepRecord
 
 _KINDS = ("weights", "gradients", "optimizer", "activations", "temporaries")
@@ -16,6 +17,7 @@ CAPTION = (
     "Bytes of live tensors at the peak of a training step, by kind: forecast without allocating any, and measured. "
     "Times are over those of the first method, with 95 % intervals; a step ends before a merge."
 )
+RULES = "Time of a step over that of a LoRA step of the same model, in turn with it, with 95 % intervals."
 
 
 def step_charts(records: Sequence["StepRecord"]) -> Iterator[Chart]:
@@ -25,6 +27,15 @@ def step_charts(records: Sequence["StepRecord"]) -> Iterator[Chart]:
         yield Bars(f"Memory of a step: {case}", "bytes", _KINDS, [bar for row in rows for bar in _pair(row)])
         figures = [_time(row) for row in rows]
         yield Dots(f"Time of a step: {case}", f"over {rows[0].method}", figures, mark=1.0)
+
+
+def rule_charts(records: Sequence["RankOneCostRecord"]) -> Iterator[Chart]:
+    """Yield what a step of every rank-1 rule costs over one of LoRA."""
+    dots = []
+    for record in sorted(records, key=lambda record: record.over_lora_ratio):
+        ends = record.over_lora_ratio, record.over_lora_low_ratio, record.over_lora_high_ratio
+        dots.append(Dot(f"{record.rule.replace('_', ' ')} ({_milliseconds(record.step_ms)})", *ends))
+    yield Dots("Time of a step by rank-1 rule", "over LoRA", dots, mark=1.0)
 
 
 def _place(record: "StepRecord") -> int:
@@ -47,5 +58,8 @@ def _named(record: "StepRecord") -> str:
 
 def _time(record: "StepRecord") -> Dot:
     value, low, high = (getattr(record, f"over_first{end}_ratio") for end in ("", "_low", "_high"))
-    milliseconds = number(round(record.step_ms) if record.step_ms >= _WHOLE_MS else round(record.step_ms, 1))
-    return Dot(f"{record.method} ({milliseconds} ms)", value, low, high)
+    return Dot(f"{record.method} ({_milliseconds(record.step_ms)})", value, low, high)
+
+
+def _milliseconds(step_ms: float) -> str:
+    return f"{number(round(step_ms) if step_ms >= _WHOLE_MS else round(step_ms, 1))} ms"

@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -143,6 +144,22 @@ class TestRecords:
 def page():
     ledger = read_ledger(SAMPLE / "ledger.json")
     return render_page(ledger, read_records(ledger, SAMPLE), pictures=read_pictures(SAMPLE))
+
+
+def test_costs_are_dots_with_their_intervals():
+    rules = [
+        SimpleNamespace(
+            rule=rule, step_ms=ms, over_lora_ratio=over, over_lora_low_ratio=over - 0.1, over_lora_high_ratio=2
+        )
+        for rule, ms, over in (("top_pair", 123.4, 1.5), ("sign", 12.34, 1.0))
+    ]
+    (chart,) = KINDS["rank_one_cost"].charts(rules)
+    assert chart.dots == [Dot("sign (12.3 ms)", 1.0, 0.9, 2), Dot("top pair (123 ms)", 1.5, 1.4, 2)]
+    ends = {"speedup_ratio": 2.0, "speedup_low_ratio": 1.8, "speedup_high_ratio": 2.1}
+    record = SimpleNamespace(backend="mlx", device="cpu", passes_saving_ratio=3.0, predicted_speedup_ratio=2.5, **ends)
+    (chart,) = KINDS["set_block_time"].charts([record])
+    assert [dot.value for dot in chart.dots] == [3.0, 2.5, 2.0]
+    assert (chart.dots[-1].low, chart.dots[-1].high) == (1.8, 2.1)
 
 
 class TestPage:
