@@ -1,7 +1,8 @@
 """What happens where data exceed capacity, a little and by far: where test loss peaks, whom an attack tells apart."""
 
 from collections.abc import Iterator, Sequence
-from statistics import median
+from math import log, sqrt
+from statistics import NormalDist, median
 from typing import TYPE_CHECKING
 
 from gemma_bench.report.chart import Chart, Lines, Series, around
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 MEMBERSHIP = (
     "The chance that a string of the training data costs less than one never seen (½: nothing can be told), and by how "
     "many bits it does, against data in units of what the model can hold; every string was visited equally often. "
-    "Means over seeds with the 95 % interval of Student's t."
+    "Means over seeds with the 95 % interval of Student's t. Dashed: Φ(√s), where s are the nats that a member of "
+    "uniform strings saves; others then cost s more, and a string's cost has the variance 2s."
 )
 DESCENT = (
     "Loss on fresh strings and on those of the training data, against data in units of the capacity measured after the "
@@ -32,9 +34,23 @@ def membership_charts(records: Sequence["MembershipRecord"]) -> Iterator[Chart]:
         over = [median(record.column("over_capacity_ratio", rule, size)) for size in sizes]
         name = f"a rule that holds {100 * rule:g} % of the time" if rule else "uniform strings"
         attacks.append(_banded(name, over, [record.column("auc_ratio", rule, size) for size in sizes]))
+        if rule == 0:
+            attacks.append(Series("as its savings foretell", over, _foretold(record, sizes), is_dashed=True, colour=7))
         gaps.append(_banded(name, over, [_gaps(record, rule, size) for size in sizes], has_band=False))
     yield Lines("The attack by loss", _DATA, "AUC", attacks, x_is_log=True, marks=[(0.5, "chance")])
     yield Lines("How much cheaper a member is", _DATA, "bits per string", gaps, x_is_log=True, y_is_log=True)
+
+
+def _foretold(record: "MembershipRecord", sizes: Sequence[int]) -> list[float]:
+    """Return Φ(√s) of the nats s that a member saves, the mean over seeds.
+
+    Of a nearly uniform law that saves s on members, others cost s more and the variance of either is 2s, so that the
+    difference of an other and a member is 2s ± √(4s).
+    """
+    saved = [
+        sum(found) / len(found) for size in sizes if (found := record.column("member_bits_per_sequence", 0.0, size))
+    ]
+    return [NormalDist().cdf(sqrt(max(0.0, bits) * log(2))) for bits in saved]
 
 
 def _gaps(record: "MembershipRecord", rule: float, sequences: int) -> list[float]:
