@@ -29,14 +29,15 @@ def membership_charts(records: Sequence["MembershipRecord"]) -> Iterator[Chart]:
     """Yield the attack's AUC and the bits by which members are cheaper, a line per law of strings."""
     record = records[0]
     attacks, gaps = [], []
-    for rule in dict.fromkeys(record.rule_ratios):
+    for colour, rule in enumerate(dict.fromkeys(record.rule_ratios)):
         sizes = record.sizes(rule)
         over = [median(record.column("over_capacity_ratio", rule, size)) for size in sizes]
         name = f"a rule that holds {100 * rule:g} % of the time" if rule else "uniform strings"
-        attacks.append(_banded(name, over, [record.column("auc_ratio", rule, size) for size in sizes]))
+        value, low, high = zip(*(around(record.column("auc_ratio", rule, size)) for size in sizes), strict=True)
+        attacks.append(Series(name, over, value, low, high, colour=colour))
         if rule == 0:
             attacks.append(Series("as its savings foretell", over, _foretold(record, sizes), is_dashed=True, colour=7))
-        gaps.append(_banded(name, over, [_gaps(record, rule, size) for size in sizes], has_band=False))
+        gaps.append(Series(name, over, [_gap(record, rule, size) for size in sizes], colour=colour))
     yield Lines("The attack by loss", _DATA, "AUC", attacks, x_is_log=True, marks=[(0.5, "chance")])
     yield Lines("How much cheaper a member is", _DATA, "bits per string", gaps, x_is_log=True, y_is_log=True)
 
@@ -53,14 +54,9 @@ def _foretold(record: "MembershipRecord", sizes: Sequence[int]) -> list[float]:
     return [NormalDist().cdf(sqrt(max(0.0, bits) * log(2))) for bits in saved]
 
 
-def _gaps(record: "MembershipRecord", rule: float, sequences: int) -> list[float]:
-    columns = (record.column(f"{who}_bits_per_sequence", rule, sequences) for who in ("member", "other"))
-    return [member - other for member, other in zip(*columns, strict=True)]
-
-
-def _banded(name: str, x: Sequence[float], samples: Sequence[Sequence[float]], *, has_band: bool = True) -> Series:
-    value, low, high = zip(*map(around, samples), strict=True)
-    return Series(name, x, value, low, high) if has_band else Series(name, x, value)
+def _gap(record: "MembershipRecord", rule: float, sequences: int) -> float:
+    members, others = (record.column(f"{who}_bits_per_sequence", rule, sequences) for who in ("member", "other"))
+    return (sum(members) - sum(others)) / len(members)
 
 
 def descent_charts(records: Sequence["DescentRecord"]) -> Iterator[Chart]:
