@@ -14,7 +14,7 @@ from gemma_bench.core.errors import BadInputError
 from gemma_bench.methods.block_samplers import BlockSampler, EntropyBounded, Factor, FixedCount, LeftPrefix
 from gemma_bench.methods.set_block_decoding import SetBlock, decode
 from gemma_bench.methods.set_block_passes import Passes, passes_of
-from gemma_bench.methods.set_block_torch import TorchPasses, readout
+from gemma_bench.methods.set_block_torch import TorchPasses, head_logits, readout
 from gemma_bench.methods.set_block_trace import Answer, answers, stream_tokens
 from gemma_bench.models.backend import Backend
 from gemma_bench.models.catalog import TINY
@@ -243,6 +243,13 @@ def test_long_prompts_are_read_in_pieces(masked: Backend, monkeypatch: pytest.Mo
     assert pieces[0].width_tokens == 30 % 7 + 6
 
 
+@pytest.mark.parametrize("rows", [1, 3, 8, 33])
+def test_a_large_head_of_few_rows_has_the_same_logits(rows: int) -> None:
+    head, hidden = torch.nn.Linear(256, 1 << 16, bias=False), torch.randn(rows, 256)
+    with torch.inference_mode():
+        assert torch.allclose(head_logits(head, hidden), head(hidden), atol=1e-5)
+
+
 def test_entropies_are_in_nats_and_the_mask_token_is_out() -> None:
     """Known answers: m equal tokens have ln m nats and confidence 1/m, whatever the mask token's own logit."""
     logits = torch.full((4, 50), -80.0)
@@ -302,6 +309,10 @@ def test_foreign_caches_are_refused(tiny_pair: list[Passes]) -> None:
         BadInputError, match=r"prompts must be 2 rows of one length behind this cache, got 1 rows of \[5\]"
     ):
         decode(ours, [PROMPT], 5, cache=cache)
+    cache = ours.new_cache(np.zeros(1, dtype=int), 9)
+    with pytest.raises(BadInputError, match="the cache has room for 9 tokens, 5 of text and 5 new ones need more"):
+        decode(ours, [PROMPT], 5, cache=cache)
+    assert len(answer(ours, PROMPT, 4, cache=cache).tokens) == 4
 
 
 def test_models_that_cannot_fill_in_a_block_are_refused(backend: Backend, tmp_path: Path) -> None:
