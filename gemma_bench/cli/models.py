@@ -147,7 +147,7 @@ def generate(
     from gemma_bench.models.sampling import Greedy, Sampled
     from gemma_bench.models.tokenizer import prompt_tokens, stop_tokens
 
-    text, method = _prompt(prompt, prompt_file), set_block.method(decoder, block_size, sampler, gamma)
+    text, method = _prompt(prompt, prompt_file), set_block.method(decoder, block_size, sampler, gamma, trace)
     choice = Greedy() if temperature == 0 else Sampled(temperature, top_p, seed)
     with progress_bar() as progress:
         loaded = load(model, backend, device, dtype, progress)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from gemma_bench.cli.console import errors
-from gemma_bench.core.errors import unknown
+from gemma_bench.core.errors import BadInputError, unknown
 
 if TYPE_CHECKING:
     from gemma_bench.methods.set_block_decoding import Pass, SetBlock
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 _HIDDEN = "░"
 
 
-def method(decoder: str, block_size: int, sampler: str, amount: float) -> "SetBlock | None":
+def method(decoder: str, block_size: int, sampler: str, amount: float, trace: bool) -> "SetBlock | None":
     """Return how to decode in blocks, or `None` for one token at a time; refuse what has no meaning."""
     from gemma_bench.methods.block_samplers import block_sampler
     from gemma_bench.methods.set_block_decoding import SetBlock
 
     if decoder not in ("ar", "sbd"):
         raise unknown("decoder", decoder, ("ar", "sbd"))
+    if trace and decoder != "sbd":
+        raise BadInputError("--trace draws the passes of set block decoding: add --decoder sbd")
     return SetBlock(block_size, block_sampler(sampler, amount)) if decoder == "sbd" else None
 
 

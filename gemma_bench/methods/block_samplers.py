@@ -107,7 +107,7 @@ def block_sampler(name: str, amount: float) -> BlockSampler:
             return LeftPrefix(amount)
         case "factor":
             return Factor(amount)
-        case "fixed" if amount == int(amount):
+        case "fixed" if float(amount).is_integer():
             return FixedCount(int(amount))
         case "fixed":
             raise BadInputError(f"count must be a whole number of tokens, got {amount:g}")

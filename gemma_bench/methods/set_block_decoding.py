@@ -65,7 +65,8 @@ def decode(
 
     Each answer has up to `max_tokens` tokens (greedy without `choice`) and ends before a stop token or where the
     context is full. With a `cache`, prompts of one length go on behind what it has kept. Raises `BadInputError` at once
-    for an empty or too long prompt, unknown ids, no tokens to write, or a cache of another model or batch.
+    for an empty or too long prompt, unknown ids, no tokens to write, or a cache of another model or batch
+    or too small a one.
     """
     _check(passes, prompts, max_tokens, cache)
     longest = max(map(len, prompts))
@@ -173,4 +174,8 @@ def _check(passes: Passes, prompts: Sequence[Sequence[int]], max_tokens: int, ca
         raise BadInputError(
             f"prompts must be {len(cache.padding)} rows of one length behind this cache, got {len(prompts)} rows of "
             f"{lengths} tokens"
+        )
+    if longest + max_tokens > cache.room_tokens:
+        raise BadInputError(
+            f"the cache has room for {cache.room_tokens} tokens, {longest} of text and {max_tokens} new ones need more"
         )

@@ -32,6 +32,7 @@ class BlockCache(Protocol):
     model: Any
     padding: Int[np.ndarray, " batch"]
     kept_tokens: int
+    room_tokens: int
 
 
 @dataclass(frozen=True)

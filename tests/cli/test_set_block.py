@@ -50,6 +50,9 @@ def test_the_pattern_shows_each_word_from_its_pass_on() -> None:
         (("--block-size", "0"), "block size must be at least 1 token, got 0"),
         (("--sampler", "best"), "unknown sampler 'best', expected one of entropy, left, factor, fixed"),
         (("--decoder", "fast"), "unknown decoder 'fast', expected one of ar, sbd"),
+        (("--sampler", "fixed", "--gamma", "inf"), "count must be a whole number of tokens, got inf"),
+        (("--sampler", "fixed", "--gamma", "nan"), "count must be a whole number of tokens, got nan"),
+        (("--decoder", "ar", "--trace"), "--trace draws the passes of set block decoding: add --decoder sbd"),
     ],
 )
 def test_bad_options_are_refused(masked: Path, options: tuple[str, ...], told: str) -> None:
