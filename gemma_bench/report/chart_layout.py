@@ -88,7 +88,7 @@ def lines(chart: Lines) -> Drawing:
             Text(frame.x(place) + 4, top + 10, name, kind="unit"),
         ]
     for place, (colour, one) in enumerate(zip(colours, chart.series, strict=True)):
-        shapes += frame.series(one, colour, _MARKS[place % len(_MARKS)])
+        shapes += frame.series(one, colour, _MARKS[(place + place // COLOURS_COUNT) % len(_MARKS)])
     return Drawing(chart.title, top + _PLOT + _FOOT, tuple(shapes))
 
 

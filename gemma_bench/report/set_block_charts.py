@@ -65,10 +65,11 @@ def _table(record: "DecodingRecord", prefix: str) -> list[dict[str, Any]]:
 
 def _quality(record: "DecodingRecord", family: str) -> Lines:
     rows = [row for row in _table(record, "row") if row["family"] == family]
-    own = next(row["model"] for row in rows if row["decoder"] != _NEXT_TOKEN)
+    in_blocks = [row["model"] for row in rows if row["decoder"] != _NEXT_TOKEN]
+    own = max(in_blocks, key=in_blocks.count)
     ways: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        ways.setdefault(_way(row), []).append(row)
+        ways.setdefault(_way(row, own), []).append(row)
     series = [_points(name, found) for name, found in ways.items()]
     control = {row["model"]: row for row in rows if row["decoder"] == _NEXT_TOKEN and row["model"] != own}
     marks = [(100 * row["right_ratio"], f"{name}, one by one") for name, row in list(control.items())[-1:]]
@@ -76,17 +77,25 @@ def _quality(record: "DecodingRecord", family: str) -> Lines:
                  marks=marks)  # fmt: skip
 
 
-def _way(row: Mapping[str, Any]) -> str:
-    """Name a series: the model where it decodes one by one, else the model, the sampler and the block."""
+def _way(row: Mapping[str, Any], own: str) -> str:
+    """Name a series: all models one token at a time, the trained one's ways, and the others' under their names."""
     if row["decoder"] == _NEXT_TOKEN:
-        return f"{row['model']}, one by one"
-    return f"{row['model']}, {row['decoder']}, block {row['block_tokens']}"
+        return "one token at a time"
+    way = f"{row['decoder']}, block {row['block_tokens']}"
+    return way if row["model"] == own else f"{row['model']}: {way}"
 
 
 def _points(name: str, rows: Sequence[Mapping[str, Any]]) -> Series:
     ordered = sorted(rows, key=lambda row: row["tokens_per_pass"])
     right, low, high = ([100 * row[f"right{end}_ratio"] for row in ordered] for end in ("", "_low", "_high"))
-    return Series(name, [row["tokens_per_pass"] for row in ordered], right, low, high, is_dots=len(rows) == 1)
+    return Series(
+        name,
+        [row["tokens_per_pass"] for row in ordered],
+        right,
+        low,
+        high,
+        is_dots=rows[0]["decoder"] == _NEXT_TOKEN or len(rows) == 1,
+    )
 
 
 def _losses(record: "DecodingRecord") -> Dots:

@@ -88,7 +88,7 @@ class TestRecords:
 
     def test_quality_is_drawn_against_passes(self, pictures):
         quality, losses, _ = pictures["set_block_speedup"].charts
-        (eight,) = (one for one in quality.series if one.name == "set block, entropy, block 8")
+        (eight,) = (one for one in quality.series if one.name == "entropy, block 8")
         assert list(eight.x) == sorted(eight.x) == [2.1, 3.0, 3.9, 5.0]
         assert eight.y == pytest.approx([93, 92, 90, 82])
         assert [dot.value for dot in losses.dots] == [0.2, 0.012, 0.0]
