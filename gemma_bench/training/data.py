@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -44,8 +45,14 @@ class Examples(Dataset[Example]):
         self.rows: list[Example] = []
         self.cut_count = 0
         for number, line in enumerate(read_text(path, "data file").splitlines(), start=1):
-            if line.strip():
-                self.rows.append(self._fitted(_example(_row(line, path, number), reading), reading, path, number))
+            if not line.strip():
+                continue
+            row = _row(line, path, number)
+            try:
+                example = _example(row, reading)
+            except TemplateError as error:
+                raise DamagedFileError(f"data file {path}, line {number}: {error}") from error
+            self.rows.append(self._fitted(example, reading, path, number))
         if not self.rows:
             raise BadInputError(f"data file {path} has no rows")
 
@@ -97,19 +104,38 @@ def _row(line: str, path: Path, number: int) -> dict[str, Any]:
         raise DamagedFileError(
             f"data file {path}, line {number} must have messages, prompt and completion, or text, got {found or 'none'}"
         )
+    if wrong := _wrong(row):
+        raise DamagedFileError(f"data file {path}, line {number}: {wrong}")
     return row
+
+
+def _wrong(row: dict[str, Any]) -> str | None:
+    """Return what a row's values must be, where they are not."""
+    if "text" not in row and "messages" in row:
+        messages = row["messages"]
+        if not isinstance(messages, list) or not messages:
+            return f"messages must be a list of at least one, got {json.dumps(messages)}"
+        if any(
+            not isinstance(one, dict) or {*map(type, map(one.get, ("role", "content")))} != {str} for one in messages
+        ):
+            return f"every message must have role and content as text, got {json.dumps(messages)}"
+        return None
+    names = ("text",) if "text" in row else ("prompt", "completion")
+    return next((f"{n} must be text, got {json.dumps(row[n])}" for n in names if not isinstance(row[n], str)), None)
 
 
 def _example(row: dict[str, Any], reading: Reading) -> Example:
     tokenizer = reading.tokenizer
     if "text" in row:
-        return Example([*tokenizer(str(row["text"])).input_ids, tokenizer.eos_token_id])
+        return Example([*tokenizer(row["text"]).input_ids, tokenizer.eos_token_id])
     messages = row.get("messages") or [
-        {"role": "user", "content": str(row["prompt"])},
-        {"role": "assistant", "content": str(row["completion"])},
+        {"role": "user", "content": row["prompt"]},
+        {"role": "assistant", "content": row["completion"]},
     ]
     whole = tokenizer.apply_chat_template(messages, tokenize=False)
-    given = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-    cut = len(given) if reading.mask_prompt and whole.startswith(given) else 0
+    given, cut = messages[:-1], 0
+    if reading.mask_prompt and given:
+        start = tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
+        cut = len(start) if whole.startswith(start) else 0
     prompt = tokenizer(whole[:cut], add_special_tokens=False).input_ids if cut else []
     return Example([*prompt, *tokenizer(whole[cut:], add_special_tokens=False).input_ids], len(prompt))

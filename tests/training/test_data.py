@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from gemma_bench.core.errors import DamagedFileError
 from gemma_bench.models.tokenizer import byte_tokenizer, with_chat_template
 from gemma_bench.training.data import IGNORED, Examples, Reading, padded
 
@@ -34,3 +37,29 @@ def test_texts_end_and_shorter_rows_are_padded_at_the_right(tmp_path):
     assert batch["input_ids"][0].tolist() == [*short.tokens, 0, 0]
     assert batch["labels"][0].tolist() == [*short.tokens, IGNORED, IGNORED]
     assert batch["input_ids"][1].tolist() == batch["labels"][1].tolist() == long.tokens
+
+
+USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"text": None}, "text must be text, got null"),
+        ({"text": 5}, "text must be text, got 5"),
+        ({"prompt": "a", "completion": ["b"]}, r'completion must be text, got \["b"\]'),
+        ({"messages": []}, r"messages must be a list of at least one, got \[\]"),
+        ({"messages": "a"}, 'messages must be a list of at least one, got "a"'),
+        ({"messages": [USER, {"role": "user"}]}, "every message must have role and content as text"),
+        ({"messages": [USER, "b"]}, "every message must have role and content as text"),
+        ({"messages": [{"role": "alien", "content": "a"}]}, "role must be user, model or .first. system, got alien"),
+    ],
+)
+def test_a_row_without_meaning_is_named_by_file_and_line(tmp_path, row, sentence):
+    with pytest.raises(DamagedFileError, match=rf"train\.jsonl, line 3: .*{sentence}"):
+        examples(tmp_path, [{"text": "fine"}, row])
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_message_alone_is_learnt_whole(tmp_path, mask):
+    assert examples(tmp_path, [{"messages": [ANSWER]}], mask_prompt=mask)[0].prompt_count == 0
