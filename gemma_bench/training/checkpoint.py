@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 STATE, IDENTITY, COUNTERS = "state.pt", "run.json", "trainer_state.json"
 _PREFIX = "checkpoint-"
 _KEPT = 2
+_TOLD_FIRST = ("method", "model", "data")
+"""Where one of these differs, so do others that follow from it."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -49,7 +51,7 @@ def check_identity(checkpoint: Path, identity: Mapping[str, Any]) -> None:
         was = json.loads(read_text(checkpoint / IDENTITY, "checkpoint"))
     except ValueError as error:
         raise DamagedFileError(f"checkpoint {checkpoint / IDENTITY} is not JSON: {error}") from error
-    for name in sorted({*was, *identity}):
+    for name in sorted({*was, *identity}, key=lambda name: (name not in _TOLD_FIRST, name)):
         if was.get(name) != identity.get(name):
             raise BadInputError(
                 f"cannot resume {checkpoint}: {name} was {was.get(name)!r} there and is {identity.get(name)!r} now"

@@ -187,6 +187,7 @@ def stopped(rows, tmp_path):
         ({"rank": 3, "model": "micro"}, "rank was 2 there and is 3 now"),
         ({"rank": 2, "model": "tiny"}, "model was 'micro' there and is 'tiny' now"),
         ({"rank": 2}, "model was 'micro' there and is None now"),
+        ({"merge_freq": 1, "method": "rank1"}, "method was None there and is 'rank1' now"),
     ],
 )
 def test_another_run_is_not_gone_on_with(rows, stopped, identity, sentence):
