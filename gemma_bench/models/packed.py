@@ -1,8 +1,9 @@
 """Matrices in 4 bits for torch's own CPU kernel, and MLX's packed words that they come from.
 
 The kernel computes x·W with w = (q − 8)·scale + zero, which is MLX's w = q·scale + bias with zero = bias + 8·scale.
-8 bits are served as two planes of 4, q = 16·high + low, side by side in one product: torch's 8-bit kernel has no groups
-and is no faster (oneDNN's is, but rounds x to 8 bits too, which raises the 270M's perplexity by 0.3 and more).
+8 bits are served by our own kernel (see `product`) or, where no C compiler can build it, as two planes of 4,
+q = 16·high + low, side by side in one product: torch's 8-bit kernel has no groups and is no faster (oneDNN's is, but
+rounds x to 8 bits too, which raises the 270M's perplexity by 0.3 and more).
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from itertools import groupby
 import torch
 from jaxtyping import BFloat16, Float, Int, UInt8
 from torch import Tensor, nn
+
+from gemma_bench.models.product import Int8Linear, can_multiply
 
 SERVED_BITS = (4, 8)
 
@@ -99,6 +102,11 @@ class Int4Linear(nn.Module):
         return result[:, : self.rows]
 
 
+def linear(matrix: Packed) -> Int4Linear | Int8Linear:
+    """Lay a matrix out for the faster kernel that serves it here."""
+    return Int8Linear(matrix) if can_multiply(matrix) else Int4Linear(matrix)
+
+
 class Stacked(nn.Module):
     """Several matrices that read the same input, in as few products as their bits allow."""
 
@@ -111,7 +119,7 @@ class Stacked(nn.Module):
             words, scales, biases = (
                 torch.cat([getattr(matrix, name) for matrix in same]) for name in ("words", "scales", "biases")
             )
-            self.parts.append(Int4Linear(Packed(words, scales, biases, same[0].bits)))
+            self.parts.append(linear(Packed(words, scales, biases, same[0].bits)))
 
     def forward(self, x: BFloat16[Tensor, "row column"]) -> BFloat16[Tensor, "row out"]:
         """Return all results side by side."""

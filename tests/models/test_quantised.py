@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from gemma_bench.core.errors import BadInputError, UnavailableError
 from gemma_bench.measure.agreement import agreement
-from gemma_bench.models import quantising
+from gemma_bench.models import compiled, quantising
 from gemma_bench.models.catalog import TINY
 from gemma_bench.models.convert_mlx import convert
 from gemma_bench.models.folder import ModelFolder
 from gemma_bench.models.generation import generate
 from gemma_bench.models.loading import load
+from gemma_bench.models.packed import Int4Linear, Packed, linear, pack
+from gemma_bench.models.product import Int8Linear
 from gemma_bench.models.rounding import round_fitted, round_min_max
 from gemma_bench.models.weights import SCHEMES as SCHEME_NAMES
 from gemma_bench.models.weights import locate
@@ -101,3 +103,39 @@ def test_a_scheme_names_its_folder_which_is_found_by_that_name(
     made = [quantising.quantise(tiny, scheme) for scheme in quantising.SCHEMES.values()]
     assert [locate(f"tiny-{name}") for name in quantising.SCHEMES] == made
     assert len({folder.sha256 for folder in made}) == len(made), "no scheme replaces another's folder"
+
+
+@pytest.fixture(scope="module", params=[(64, 32), (100, 64), (4096, 64)], ids=str)
+def packed(request: Any) -> Packed:
+    rows, group = request.param
+    weights = torch.randn(rows, 640, generator=torch.Generator().manual_seed(rows))
+    rounded = round_fitted(weights, 8, group)
+    return Packed(pack(rounded.codes, 8), rounded.scales, rounded.biases, 8)
+
+
+@pytest.mark.parametrize("kernel", [Int4Linear, Int8Linear])
+@pytest.mark.parametrize("inputs", [1, 3, 37])
+def test_eight_bits_give_the_product_with_the_rows_that_they_hold(packed: Packed, kernel: Any, inputs: int) -> None:
+    x = torch.randn(inputs, 640, generator=torch.Generator().manual_seed(inputs)).bfloat16()
+    right = x.float() @ packed.rows(torch.arange(len(packed.words))).T
+    off = (kernel(packed)(x).float() - right).norm() / right.norm()
+    assert off < 0.01, "bfloat16 keeps three digits"
+
+
+def test_threads_do_not_change_a_bit_of_a_product(packed: Packed) -> None:
+    product, x = Int8Linear(packed), torch.randn(1, 640).bfloat16()
+    threads, results = torch.get_num_threads(), []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        results.append(product(x))
+    torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_without_a_compiler_torchs_own_kernel_serves(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(linear(packed), Int8Linear)
+    compiled.library.cache_clear()
+    monkeypatch.setattr(compiled.shutil, "which", lambda _: None)
+    assert isinstance(linear(packed), Int4Linear)
+    compiled.library.cache_clear()

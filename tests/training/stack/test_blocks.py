@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from gemma_bench.core.errors import BadInputError
+from gemma_bench.models import compiled
 from gemma_bench.training.stack import build
 from gemma_bench.training.stack.blocks import losses, token_nats, unpack
 from gemma_bench.training.stack.exchange import to_transformers
@@ -80,10 +81,10 @@ def test_weights_are_a_function_of_the_seed(shape):
 
 
 def test_a_machine_without_a_compiler_uses_torch(monkeypatch):
-    build.kernels.cache_clear()
-    monkeypatch.setattr(build.shutil, "which", lambda _: None)
+    compiled.library.cache_clear()
+    monkeypatch.setattr(compiled.shutil, "which", lambda _: None)
     assert build.kernels() is None
-    build.kernels.cache_clear()
+    compiled.library.cache_clear()
 
 
 @pytest.mark.parametrize(
