@@ -49,10 +49,15 @@ def _pattern(record: "DecodingRecord", place: int) -> Cells:
     words, fixed = record.pattern_words[place], record.pattern_fixed_in_pass[place]
     passes = range(1, max(fixed, default=0) + 1)
     shades = [[1.0 if own == now else 0.25 if own < now else 0.0 for own in fixed] for now in passes]
-    texts = [[word if own == now else "" for word, own in zip(words, fixed, strict=True)] for now in passes]
+    texts = [[_visible(word) if own == now else "" for word, own in zip(words, fixed, strict=True)] for now in passes]
     way = list(record.ways())[record.pattern_row[place]]
     title = f"Which pass wrote which token: {way.family}, {way}"
     return Cells(title, "token", [str(now) for now in passes], [str(at + 1) for at in range(len(words))], shades, texts)
+
+
+def _visible(word: str) -> str:
+    """Return a token as it can be seen, though it be a space or the end of a line."""
+    return word.replace("\n", "⏎").replace("\t", "⇥") if word.strip(" ") else "␣" * len(word)
 
 
 def _table(record: "DecodingRecord", prefix: str) -> list[dict[str, Any]]:

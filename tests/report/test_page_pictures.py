@@ -97,7 +97,7 @@ class TestRecords:
         pattern = pictures["set_block_speedup"].charts[-1]
         fixed = [next(row for row, shades in enumerate(pattern.shades) if shades[at] == 1) + 1 for at in range(14)]
         assert fixed == [1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 2, 2, 5, 5]
-        assert "".join(pattern.texts[fixed[at] - 1][at] for at in range(14)) == "Ada, born 1815"
+        assert "".join(pattern.texts[fixed[at] - 1][at] for at in range(14)) == "Ada,␣born␣1815"
         assert len(shapes(pattern, "cell")) == 5 * 14
 
     def test_what_is_not_clean_not_current_or_of_another_scale_is_not_drawn(self, project):
