@@ -144,7 +144,7 @@ def test_a_full_disk_is_one_sentence_and_the_figures_were_shown(gemma_bench, mon
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     monkeypatch.setattr("gemma_bench.experiments.speed.turn", lambda: nullcontext())
     monkeypatch.setattr("gemma_bench.measure.memory.reset_footprint_peak", lambda: None)
     said = gemma_bench("bench", "tiny", *SHORT)

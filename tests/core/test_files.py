@@ -26,7 +26,7 @@ def test_a_refused_write_keeps_the_old_text_and_leaves_nothing(tmp_path, monkeyp
         self.touch()
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(GemmaBenchError, match=words):
         write_text(path, "new")
     assert path.read_bytes() == b"old"
