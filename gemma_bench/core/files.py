@@ -40,11 +40,18 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
+    with new_file(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a place for a file that becomes `path` when the block ends well and vanishes when it does not."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_bytes(content)
+            yield partial
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

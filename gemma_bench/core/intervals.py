@@ -11,6 +11,11 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def named(self, name: str, unit: str = "") -> dict[str, float]:
+        """Return the figures under the names of a record's fields: `name_unit`, `name_low_unit`, `name_high_unit`."""
+        names = (name, f"{name}_low", f"{name}_high")
+        return dict(zip((f"{end}_{unit}" if unit else end for end in names), self, strict=True))
+
 
 def median_interval(samples: Sequence[float], *, confidence: float = 0.95, seed: int = 0) -> Interval:
     """Return the median and its percentile-bootstrap interval (10,000 resamples).

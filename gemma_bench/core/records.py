@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -110,6 +110,11 @@ def write_record(record: Record, results: Path) -> Path:
 def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
     """Read one record; an unknown field, a wrong type or an older schema names file and field."""
     return read_model(path, kind, "record", schema_field="schema_version")
+
+
+def columns(rows: Sequence[Mapping[str, Any]], prefix: str = "") -> dict[str, tuple[Any, ...]]:
+    """Return rows of the same names as a record keeps them, a tuple per name, behind a prefix; no rows have none."""
+    return {f"{prefix}{name}": tuple(row[name] for row in rows) for name in rows[0]} if rows else {}
 
 
 def anything(_: object) -> bool:

@@ -9,18 +9,18 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch.nn.functional import cross_entropy
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.records import Record, Subject
+from gemma_bench.experiments.tiny_strings import TinyShape
 from gemma_bench.measure.comparison import Comparison, compare
 from gemma_bench.training.stack.arms import Arm, Training, Visits, scales
 from gemma_bench.training.stack.exchange import to_transformers
 from gemma_bench.training.stack.kernels import compiled
 from gemma_bench.training.stack.room import model_bytes
-from gemma_bench.training.stack.shape import Shape, gemma3, random_weights
+from gemma_bench.training.stack.shape import random_weights
 from gemma_bench.training.stack.stepper import one_thread
 from gemma_bench.training.stack.train import train
 
@@ -30,16 +30,9 @@ MINUTES = {"fixture": 0.2, "study": 1}
 _CHECKED_STEPS = 10
 
 
-class Config(BaseModel):
+class Config(TinyShape):
     """One shape, how many models make a stack, and how many steps are timed at once on either side."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    width: int = 16
-    layers: int = 1
-    hidden: int = 40
-    symbols: int = 64
-    length_tokens: int = 16
     sequences: int = 160
     models: int = 6
     batch_size: int = 32
@@ -47,11 +40,6 @@ class Config(BaseModel):
     stack_steps: int = 60
     loop_steps: int = 60
     rounds: int = 5
-
-    @property
-    def shape(self) -> Shape:
-        """Return what is trained."""
-        return gemma3(self.width, self.layers, symbols=self.symbols, length=self.length_tokens, hidden=self.hidden)
 
     def check(self) -> None:
         """Refuse what cannot be timed."""
@@ -162,7 +150,7 @@ def _difference(config: Config, data: np.ndarray) -> float:
 def _record(config: Config, found: Comparison, difference: float, scale: str) -> EngineRecord:
     training = Training(batch=config.batch_size)
     return EngineRecord.measured(
-        Subject(model_id=f"gemma3 d{config.width} L{config.layers}", dtype="float32", seed=0),
+        Subject(model_id=config.model_id, dtype="float32", seed=0),
         experiment="engine_speed",
         experiment_version=VERSION,
         config_json=config.model_dump_json(),
@@ -175,9 +163,7 @@ def _record(config: Config, found: Comparison, difference: float, scale: str) ->
         is_compiled=compiled() is not None,
         stack_ms_per_step=1000 / float(np.median(found.a)),
         loop_ms_per_step=1000 / float(np.median(found.b)),
-        speedup_ratio=found.ratio.value,
-        speedup_low_ratio=found.ratio.low,
-        speedup_high_ratio=found.ratio.high,
+        **found.ratio.named("speedup", "ratio"),
         smallest_effect_percent=found.smallest_effect_percent,
         stack_bytes=config.models * model_bytes(config.shape, training),
         largest_difference_nats=difference,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.files import Progress
-from gemma_bench.core.records import Subject
+from gemma_bench.core.records import Subject, columns
 from gemma_bench.measure.capacity import memory
 from gemma_bench.measure.likelihood import TokenNats
 from gemma_bench.measure.likelihood_torch import of_module
@@ -89,7 +89,7 @@ class Found:
 
     def columns(self) -> dict[str, tuple[Any, ...]]:
         """Return the rows as a record keeps them, a tuple per column."""
-        return {name: tuple(row[name] for row in self.rows) for name in self.rows[0]}
+        return columns(self.rows)
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from gemma_bench.core.errors import BadInputError, InvalidRunError
 from gemma_bench.core.files import Progress, silent
-from gemma_bench.core.records import Record, Subject
+from gemma_bench.core.records import Record, Subject, columns
+from gemma_bench.experiments.tiny_strings import TinyShape
 from gemma_bench.measure.capacity import memory, uniform
 from gemma_bench.measure.likelihood import Sequences
 from gemma_bench.training.stack.arms import Arm, Training, steps_for
 from gemma_bench.training.stack.blocks import unpack
-from gemma_bench.training.stack.shape import Shape, gemma3
+from gemma_bench.training.stack.shape import Shape
 from gemma_bench.training.stack.train import Trained, train
 
 VERSION = 1
@@ -31,16 +31,10 @@ MINUTES = {"fixture": 0.3, "study": 8}
 _FEWEST_BLOCKS = 2
 
 
-class Config(BaseModel):
+class Config(TinyShape):
     """One shape, given `fill_ratios` bits of data per parameter; at the `marginal_fill` each block is frozen once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    width: int = 16
     layers: int = 3
-    hidden: int = 40
-    symbols: int = 64
-    length_tokens: int = 16
     marginal_fill: float = 4.0
     fill_ratios: tuple[float, ...]
     visits: int
@@ -49,11 +43,6 @@ class Config(BaseModel):
     seeds: tuple[int, ...]
     noise_ratio: float = 0.05
     noise_draws: int = 4
-
-    @property
-    def shape(self) -> Shape:
-        """Return what is trained."""
-        return gemma3(self.width, self.layers, symbols=self.symbols, length=self.length_tokens, hidden=self.hidden)
 
     def sequences(self, fill: float) -> int:
         """Return how many sequences have `fill` bits per parameter."""
@@ -179,7 +168,7 @@ def _record(config: Config, held_bits: np.ndarray, noise: list[dict[str, Any]], 
     block = sum(prod(size) for name, size in shape.tensors.items() if name.startswith("0."))
     marginals = (held_bits[:, :1] - held_bits[:, 1:]) / block
     return LayerRecord.measured(
-        Subject(model_id=f"gemma3 d{config.width} L{config.layers}", dtype="float32", seed=config.seeds[0]),
+        Subject(model_id=config.model_id, dtype="float32", seed=config.seeds[0]),
         experiment="layer_capacity",
         experiment_version=VERSION,
         config_json=config.model_dump_json(),
@@ -196,5 +185,5 @@ def _record(config: Config, held_bits: np.ndarray, noise: list[dict[str, Any]], 
         frozen_bits=tuple(held_bits[:, 1:].ravel().tolist()),
         marginal_bits_per_parameter=tuple(marginals.ravel().tolist()),
         noise_ratio=config.noise_ratio,
-        **{f"noise_{name}": tuple(row[name] for row in noise) for name in noise[0]},
+        **columns(noise, "noise_"),
     )

@@ -19,7 +19,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from gemma_bench.core.errors import BadInputError, UnavailableError
-from gemma_bench.core.files import Progress, write_text
+from gemma_bench.core.files import Progress, new_file
+from gemma_bench.core.kept import kept
 from gemma_bench.core.units import GIB
 from gemma_bench.experiments.arms_record import ArmsRecord, Grid, best_rate, figures, is_bracketed, searches, subject
 from gemma_bench.experiments.low_rank_arms import Arm, Course, Outcome, run_arm, warm_up
@@ -177,21 +178,20 @@ def _collected(jobs: Sequence[Job], outcomes: Iterable[Outcome], progress: Progr
 
 def _run(job: Job, course: Course, device: str, folder: Path) -> Outcome:
     """Run one job, or read what an earlier run of the same configuration left of it."""
-    kept = folder / f"{job.arm.name}-{job.rate:.6g}-{job.seed}.json"
-    if kept.exists():
-        return Outcome.model_validate_json(kept.read_text(encoding="utf-8"))
-    start = micro_model(course.size)
-    start.load_state_dict(torch.load(_start(job.seed, course, device, folder), weights_only=True))
-    outcome = run_arm(job.arm, job.rate, job.seed, course, start, device)
-    write_text(kept, outcome.model_dump_json())
-    return outcome
+
+    def run() -> dict[str, Any]:
+        start = micro_model(course.size)
+        start.load_state_dict(torch.load(_start(job.seed, course, device, folder), weights_only=True))
+        return run_arm(job.arm, job.rate, job.seed, course, start, device).model_dump()
+
+    return Outcome(**kept(folder, f"{job.arm.name}-{job.rate:.6g}-{job.seed}", run))
 
 
 def _start(seed: int, course: Course, device: str, folder: Path) -> Path:
     """Return the file of a seed's warmed-up weights, made if need be."""
     path = folder / f"start-{seed}.pt"
     if not path.exists():
-        partial = path.with_suffix(f".{os.getpid()}")
-        torch.save(warm_up(course, seed, device).cpu().state_dict(), partial)
-        partial.replace(path)
+        warmed = warm_up(course, seed, device).cpu().state_dict()
+        with new_file(path) as partial:
+            torch.save(warmed, partial)
     return path

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from gemma_bench.core.errors import BadInputError, InvalidRunError
 from gemma_bench.core.files import Progress, silent
-from gemma_bench.core.intervals import Interval
-from gemma_bench.core.records import Record, Subject
+from gemma_bench.core.records import Record, Subject, columns
 from gemma_bench.experiments.sharing import share_out
 from gemma_bench.experiments.tiny_strings import TinyGemma
 from gemma_bench.measure.capacity import memory
@@ -179,15 +178,11 @@ def _row(config: Config, case: Case, members: Sequences, model: Trained) -> dict
         "data_bits": len(members) * law.length * law.entropy_bits,
         "member_bits_per_sequence": held.saved_bits / len(members),
         "other_bits_per_sequence": unseen.saved_bits / len(fresh),
-        **_with_ends("auc", found.auc),
-        **_with_ends("f1", found.f1),
+        **found.auc.named("auc", "ratio"),
+        **found.f1.named("f1", "ratio"),
         "control_auc_ratio": control.auc.value,
         "f1_floor_ratio": found.f1_floor,
     }
-
-
-def _with_ends(name: str, found: Interval) -> dict[str, float]:
-    return {f"{name}_ratio": found.value, f"{name}_low_ratio": found.low, f"{name}_high_ratio": found.high}
 
 
 def capacities(rows: Sequence[dict[str, Any]]) -> dict[int, float]:
@@ -209,19 +204,19 @@ def _record(config: Config, rows: list[dict[str, Any]], scale: str) -> Membershi
             raise InvalidRunError("diverged", f"no capacity can be read for every seed: {'; '.join(diverged)}")
         raise InvalidRunError("too short", f"a seed memorised nothing: {capacity}")
     sound = [row | {"over_capacity_ratio": row["data_bits"] / capacity[row["seeds"]]} for row in sound]
-    columns = {name: tuple(row[name] for row in sound) for name in sound[0]}
+    table = columns(sound)
     return MembershipRecord.measured(
         Subject(model_id=config.model_id, dtype="float32", seed=config.seeds[0]),
         experiment="membership",
         experiment_version=VERSION,
         config_json=config.model_dump_json(),
         scale=scale,
-        samples=columns["auc_ratio"],
+        samples=table["auc_ratio"],
         parameters_count=config.shape.parameter_count,
         vocabulary_count=config.symbols,
         length_tokens=config.length_tokens,
         visits_count=config.visits,
-        **columns | {"f1_floor_ratio": columns["f1_floor_ratio"][0]},
+        **table | {"f1_floor_ratio": table["f1_floor_ratio"][0]},
         capacity_seeds=tuple(capacity),
         capacity_bits=tuple(capacity.values()),
         diverged=diverged,

@@ -9,19 +9,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from gemma_bench.core.errors import BadInputError, InvalidRunError
 from gemma_bench.core.files import Progress, silent
-from gemma_bench.core.records import Record, Subject
+from gemma_bench.core.records import Record, Subject, columns
+from gemma_bench.experiments.tiny_strings import Strings, TinyShape
 from gemma_bench.measure.capacity import Memory, memory, uniform
 from gemma_bench.measure.likelihood import Sequences
 from gemma_bench.models.catalog import bits_per_weight
 from gemma_bench.models.rounding import Rounded, round_fitted, round_min_max
 from gemma_bench.training.stack.arms import Arm, Training, steps_for
 from gemma_bench.training.stack.blocks import unpack
-from gemma_bench.training.stack.shape import Shape, gemma3
 from gemma_bench.training.stack.train import Trained, train
 
 VERSION = 1
@@ -30,16 +29,11 @@ MINUTES = {"fixture": 0.5, "study": 8}
 ROUNDINGS: Mapping[str, Callable[[Tensor, int, int], Rounded]] = {"min max": round_min_max, "fitted": round_fitted}
 
 
-class Config(BaseModel):
+class Config(TinyShape):
     """One shape, given `fill_ratios` bits of data per parameter, then rounded to each of `bits`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     width: int
-    layers: int = 1
     hidden: int
-    symbols: int = 64
-    length_tokens: int = 16
     fill_ratios: tuple[float, ...]
     visits: int
     batch_size: int = 32
@@ -47,11 +41,6 @@ class Config(BaseModel):
     seeds: tuple[int, ...]
     bits: tuple[int, ...] = (8, 6, 5, 4, 3, 2)
     group_size: int = 64
-
-    @property
-    def shape(self) -> Shape:
-        """Return what is trained."""
-        return gemma3(self.width, self.layers, symbols=self.symbols, length=self.length_tokens, hidden=self.hidden)
 
     def sequences(self, fill: float) -> int:
         """Return how many sequences have `fill` bits per parameter."""
@@ -124,8 +113,8 @@ def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) 
 
 def _strings(config: Config, seed: int, fill: float) -> Sequences:
     """Draw uniform strings; their first symbol is given."""
-    size = config.sequences(fill), config.length_tokens + 1
-    return np.random.default_rng((seed, size[0])).integers(0, config.symbols, size)
+    count = config.sequences(fill)
+    return Strings(config.symbols, config.length_tokens).draw(count, seed, count)
 
 
 def _rows(config: Config, model: Trained, held: Sequences) -> Iterator[dict[str, Any]]:
@@ -162,16 +151,16 @@ def _rounded(config: Config, weights: Tensor, rounding: Callable[[Tensor, int, i
 
 
 def _record(config: Config, rows: list[dict[str, Any]], scale: str) -> QuantizedRecord:
-    columns = {name: tuple(row[name] for row in rows) for name in rows[0]}
+    table = columns(rows)
     return QuantizedRecord.measured(
-        Subject(model_id=f"gemma3 d{config.width} L{config.layers}", dtype="float32", seed=config.seeds[0]),
+        Subject(model_id=config.model_id, dtype="float32", seed=config.seeds[0]),
         experiment="quantized_memory",
         experiment_version=VERSION,
         config_json=config.model_dump_json(),
         scale=scale,
-        samples=columns["kept_ratio"],
+        samples=table["kept_ratio"],
         parameters_count=config.shape.parameter_count,
         group_size=config.group_size,
         visits_count=config.visits,
-        **columns,
+        **table,
     )

@@ -1,7 +1,6 @@
 """The question: what does a rank-1 step with its merge cost over a LoRA step of rank 1, by the rule that aims it."""
 
 import json
-import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -14,7 +13,7 @@ from gemma_bench.measure.bandwidth import elapsed_s
 from gemma_bench.measure.comparison import Comparison, compare
 from gemma_bench.measure.training_time import started
 from gemma_bench.measure.turn import turn
-from gemma_bench.measure.validity import broken_rules, read_state
+from gemma_bench.measure.validity import watched
 from gemma_bench.methods.rank_one import RULES, RankOne
 from gemma_bench.training.method import Lora
 from gemma_bench.training.plan import Plan, trainable_size
@@ -70,13 +69,10 @@ def run(
     for done, rule in enumerate(config.rules):
         progress("rules", done, len(config.rules))
         ours = started(_plan(config, RankOne.model_validate({"rule": rule})), device)
-        with turn() as other_bench_pid:
-            before, start = read_state(other_bench_pid), time.monotonic()
-            mine, theirs = (partial(_ms, training, config.steps, device) for training in (ours, plain))
+        mine, theirs = (partial(_ms, training, config.steps, device) for training in (ours, plain))
+        with turn() as other_bench_pid, watched(other_bench_pid) as seen:
             found = compare(mine, theirs, config.rounds)
-            duration_s, after = time.monotonic() - start, read_state()
-        broken = broken_rules(before, after, duration_s, [1e3 / sample for sample in found.a])
-        yield _record(config, rule, found, scale, tuple(broken))
+        yield _record(config, rule, found, scale, seen.broken_rules([1e3 / sample for sample in found.a]))
 
 
 def _plan(config: Config, method: Lora | RankOne) -> Plan:
@@ -106,9 +102,7 @@ def _record(config: Config, rule: str, found: Comparison, scale: str, broken: tu
         batch_size_count=config.batch_size,
         length_count_tokens=config.length,
         step_ms=median_interval(found.a).value,
-        over_lora_ratio=found.ratio.value,
-        over_lora_low_ratio=found.ratio.low,
-        over_lora_high_ratio=found.ratio.high,
+        **found.ratio.named("over_lora", "ratio"),
         noise_percent=found.smallest_effect_percent,
         broken_rules=broken,
     )

@@ -9,12 +9,10 @@ from gemma_bench.core.files import Progress
 from gemma_bench.core.kept import kept
 from gemma_bench.experiments.set_block_arms import SET_BLOCK, START, Trained
 from gemma_bench.experiments.set_block_record import Graded
-from gemma_bench.experiments.set_block_writing import Setting, patterns, written_in_blocks
+from gemma_bench.experiments.set_block_writing import Setting, patterns, way, written_in_blocks
 from gemma_bench.measure.block_quality import Written, quality
 from gemma_bench.measure.writing import answer_nats, next_token_answers
 from gemma_bench.training.families import EOS, MASK, Example, Family, text_of
-
-_NEXT_TOKEN = {"decoder": "next token", "block_tokens": 1, "amount": None}
 
 
 def grade_family(
@@ -34,13 +32,13 @@ def grade_family(
     one_by_one = {name: answers.one_by_one(found.model, name, state) for name, found in trained.items()}
     graded = Graded([], [])
     for name, written in one_by_one.items():
-        what = {"family": family.name, "model": name, **_NEXT_TOKEN}
+        what = {"family": family.name, "model": name, **way(None)}
         graded.rows.append({**what, **quality(written, one_by_one[SET_BLOCK])})
     tried = [(START, settings[0]), *((SET_BLOCK, setting) for setting in settings)]
     for number, (name, setting) in enumerate(tried):
         written, drawn = answers.in_blocks(trained[name].model, setting, f"in blocks {number}", state)
-        what = {"decoder": setting.sampler, "block_tokens": setting.block_tokens, "amount": setting.amount}
-        graded.rows.append({"family": family.name, "model": name, **what, **quality(written, one_by_one[name])})
+        what = {"family": family.name, "model": name, **way(setting)}
+        graded.rows.append({**what, **quality(written, one_by_one[name])})
         if number == 1:
             graded.patterns.extend({"row": len(graded.rows) - 1, **pattern} for pattern in drawn)
         progress(f"decoding {family.name}", number + 1, len(tried))

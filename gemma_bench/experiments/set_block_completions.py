@@ -11,8 +11,8 @@ from gemma_bench.core.files import Progress
 from gemma_bench.core.intervals import ratio_interval
 from gemma_bench.core.kept import kept
 from gemma_bench.experiments.set_block_record import Graded
-from gemma_bench.experiments.set_block_writing import Setting, patterns, written_in_blocks
-from gemma_bench.measure.block_quality import Written, bounds, quality
+from gemma_bench.experiments.set_block_writing import Setting, patterns, way, written_in_blocks
+from gemma_bench.measure.block_quality import Written, quality
 from gemma_bench.measure.writing import answer_nats, next_token_answers
 
 _GRAM = 4
@@ -72,9 +72,9 @@ class Completions:
         nats = answer_nats(self.judge, self.prompts, found)
         return {
             **quality(Written(right, counts, passes, nats), Written(right_before, counts, counts, nats)),
-            **bounds("fewer_right", "_ratio", fewer),
+            **fewer.named("fewer_right", "ratio"),
             "agreement_ratio": sum(agreed) / sum(counts),
-            **bounds("agreement_lost", "_ratio", lost),
+            **lost.named("agreement_lost", "ratio"),
             "same_ratio": sum(map(_same, found, one_by_one)) / sum(counts),
             "distinct_ratio": sum(map(_distinct, found)) / len(found),
         }
@@ -106,13 +106,11 @@ def grade(
     for number, (name, setting) in enumerate(ways):
         if graded.rows and sum(row["s"] for row in graded.rows) > left_s:
             return graded, False
-        what: dict[str, Any] = {"family": _FAMILY, "model": name}
+        what = {"family": _FAMILY, "model": name, **way(setting)}
         if setting is None:
-            what |= {"decoder": "next token", "block_tokens": 1, "amount": None}
             found = kept(state, f"one by one {name}", partial(completions.one_by_one, models[name]))
             one_by_one[name] = found["tokens"]
         else:
-            what |= {"decoder": setting.sampler, "block_tokens": setting.block_tokens, "amount": setting.amount}
             write = partial(completions.in_blocks, models[name], setting, one_by_one[name])
             found = kept(state, f"in blocks {number}", write)
         graded.rows.append({**what, **found["row"]})

@@ -11,11 +11,11 @@ from torch import Tensor
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.intervals import ratio_interval
 from gemma_bench.core.kept import kept
+from gemma_bench.core.records import columns
 from gemma_bench.experiments.set_block_completions import Completions, grade
 from gemma_bench.experiments.set_block_record import DecodingRecord
 from gemma_bench.experiments.set_block_tuning import NEXT_TOKEN, SET_BLOCK, Tuning, masked_nats, tune_both
 from gemma_bench.experiments.set_block_writing import Setting
-from gemma_bench.measure.block_quality import bounds, columns
 from gemma_bench.measure.writing import answer_nats
 from gemma_bench.models.backend import subject
 from gemma_bench.models.loading import load
@@ -210,9 +210,9 @@ def run(
         total_s=trained_s + sum(row["s"] for row in graded.rows),
         is_complete=is_complete,
         prompts_count=config.prompts,
-        **columns("loss", losses),
-        **columns("row", graded.rows),
-        **columns("pattern", graded.patterns),
+        **columns(losses, "loss_"),
+        **columns(graded.rows, "row_"),
+        **columns(graded.patterns, "pattern_"),
     )
 
 
@@ -240,7 +240,7 @@ def _losses(models: dict[str, Any], text: Int[Tensor, " token"], config: Config,
     losses = []
     for name, own in nats.items():
         gap = ratio_interval([one - other for one, other in zip(own, nats[NEXT_TOKEN], strict=True)], counts)
-        over = bounds("over_control", "_nats", gap)
+        over = gap.named("over_control", "nats")
         masked = masked_nats(models[name], rows, config)
         losses.append({"model": name, "nats": sum(own) / sum(counts), **over, "masked_nats": masked})
     return losses

@@ -8,7 +8,7 @@ from typing import Any
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.intervals import ratio_interval
 from gemma_bench.core.kept import kept
-from gemma_bench.core.records import Subject
+from gemma_bench.core.records import Subject, columns
 from gemma_bench.experiments.set_block_answers import grade_family
 from gemma_bench.experiments.set_block_arms import (
     EQUAL_COMPUTE,
@@ -21,7 +21,6 @@ from gemma_bench.experiments.set_block_arms import (
 )
 from gemma_bench.experiments.set_block_record import DecodingRecord, Graded
 from gemma_bench.experiments.set_block_writing import Setting
-from gemma_bench.measure.block_quality import bounds, columns
 from gemma_bench.measure.writing import answer_nats
 from gemma_bench.training.families import EOS, Example, draw, find_family
 
@@ -147,7 +146,7 @@ def _measure(
         examples = draw(family, config.prompts, config.seed + 1, held_out=True)
         losses += _losses(name, trained, examples)
         graded += grade_family(family, examples, trained, config.settings, judge, progress, folder)
-    table = columns("row", graded.rows)
+    table = columns(graded.rows, "row_")
     return SetBlockRecord.measured(
         Subject(model_id=f"families-{config.size.parameter_count}", dtype="float32", seed=config.seed),
         experiment="set_block_speedup",
@@ -165,9 +164,9 @@ def _measure(
         set_block_s=trained[SET_BLOCK].duration_s,
         equal_tokens_s=trained[EQUAL_TOKENS].duration_s,
         prompts_count=config.prompts,
-        **columns("loss", losses),
+        **columns(losses, "loss_"),
         **table,
-        **columns("pattern", graded.patterns),
+        **columns(graded.patterns, "pattern_"),
     )
 
 
@@ -181,6 +180,6 @@ def _losses(family: str, trained: Mapping[str, Trained], examples: Sequence[Exam
     for name, nats in found.items():
         more = [own - control for own, control in zip(nats, found[EQUAL_TOKENS], strict=True)]
         gap = ratio_interval(more, counts)
-        over = bounds("over_control", "_nats", gap)
+        over = gap.named("over_control", "nats")
         losses.append({"model": name, "family": family, "nats": sum(nats) / sum(counts), **over})
     return losses

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from gemma_bench.core.files import Progress, silent
+from gemma_bench.core.intervals import Interval
 from gemma_bench.core.records import Record
 from gemma_bench.measure.comparison import Comparison, compare
 from gemma_bench.measure.roofline import block_speedup
@@ -129,13 +130,9 @@ def _record(
         passes_saving_ratio=saving,
         one_by_one_ms_per_token=median(found.a),
         block_ms_per_token=median(found.b),
-        speedup_ratio=found.ratio.value,
-        speedup_low_ratio=found.ratio.low,
-        speedup_high_ratio=found.ratio.high,
+        **found.ratio.named("speedup", "ratio"),
         predicted_speedup_ratio=predicted,
-        turned_percent=100 * found.ratio.value / saving,
-        turned_low_percent=100 * found.ratio.low / saving,
-        turned_high_percent=100 * found.ratio.high / saving,
+        **Interval(*(100 * ratio / saving for ratio in found.ratio)).named("turned", "percent"),
     )
 
 

@@ -34,6 +34,13 @@ class Setting(BaseModel):
         return SetBlock(self.block_tokens, block_sampler(self.sampler, self.amount))
 
 
+def way(setting: Setting | None) -> dict[str, Any]:
+    """Return what a record's row says of a way to decode; without a setting it is one token at a time."""
+    if setting is None:
+        return {"decoder": "next token", "block_tokens": 1, "amount": None}
+    return {"decoder": setting.sampler, "block_tokens": setting.block_tokens, "amount": setting.amount}
+
+
 def written_in_blocks(
     model: Any,
     prompts: Sequence[Sequence[int]],

@@ -1,19 +1,15 @@
 """The question: does a token take longer the more were written before it, beyond what the growing cache explains."""
 
-import time
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.intervals import Interval
 from gemma_bench.core.records import Record
-from gemma_bench.measure.comparison import Comparison
 from gemma_bench.measure.steadiness import compare_at_equal_depth
 from gemma_bench.measure.throughput import Workload
 from gemma_bench.measure.turn import turn
-from gemma_bench.measure.validity import broken_rules, read_state
+from gemma_bench.measure.validity import watched
 from gemma_bench.models.backend import subject
 from gemma_bench.models.loading import load
 
@@ -81,12 +77,10 @@ def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) 
     config.check()
     backend = load(config.model, config.backend, config.device, config.dtype, progress)
     Workload(config.prompt_tokens, config.long_tokens).check(backend.size)
-    with turn() as other_bench_pid:
-        before, start = read_state(other_bench_pid), time.monotonic()
+    with turn() as other_bench_pid, watched(other_bench_pid) as seen:
         found = compare_at_equal_depth(
             backend, config.short_tokens, config.long_tokens, config.rounds, config.prompt_tokens, progress
         )
-        duration_s, after = time.monotonic() - start, read_state()
     return (
         SteadyRecord.measured(
             subject(backend, 0),
@@ -100,17 +94,9 @@ def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) 
             prompt_count_tokens=config.prompt_tokens,
             short_count_tokens=config.short_tokens,
             long_count_tokens=config.long_tokens,
-            **_figures(found),
-            broken_rules=tuple(broken_rules(before, after, duration_s, [1 / token_s for token_s in found.a])),
+            short_token_s=found.b,
+            **found.ratio.named("long_over_short", "ratio"),
+            smallest_effect_percent=found.smallest_effect_percent,
+            broken_rules=seen.broken_rules([1 / token_s for token_s in found.a]),
         ),
     )
-
-
-def _figures(found: Comparison) -> dict[str, Any]:
-    return {
-        "short_token_s": found.b,
-        "long_over_short_ratio": found.ratio.value,
-        "long_over_short_low_ratio": found.ratio.low,
-        "long_over_short_high_ratio": found.ratio.high,
-        "smallest_effect_percent": found.smallest_effect_percent,
-    }

@@ -1,7 +1,6 @@
 """The question: what does a training step cost in time and memory, low-rank against full, beside the forecast."""
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gemma_bench.core.errors import BadInputError, UnavailableError
 from gemma_bench.core.files import Progress, silent
-from gemma_bench.core.intervals import Interval, median_interval
+from gemma_bench.core.intervals import median_interval
 from gemma_bench.core.records import Record, Subject
 from gemma_bench.core.units import GIB
 from gemma_bench.measure.bandwidth import elapsed_s
@@ -18,7 +17,7 @@ from gemma_bench.measure.training_closed_form import closed_form
 from gemma_bench.measure.training_memory import KINDS, forecast, measure
 from gemma_bench.measure.training_time import allocator_peak_bytes, started, steps
 from gemma_bench.measure.turn import turn
-from gemma_bench.measure.validity import broken_rules, read_state
+from gemma_bench.measure.validity import watched
 from gemma_bench.methods.choice import method_named
 from gemma_bench.training.free_memory import free_bytes
 from gemma_bench.training.plan import Plan, trainable_size
@@ -172,9 +171,8 @@ def _case(case: Case, config: Config, scale: str, device: str, progress: Progres
         memory[method] = _memory(case.plan(method), device)
     with turn() as other_bench_pid:
         trainings = {method: started(case.plan(method), device) for method in case.methods}
-        before, start = read_state(other_bench_pid), time.monotonic()
-        times = in_turn(trainings, config, device, case.name, progress)
-        duration_s, after = time.monotonic() - start, read_state()
+        with watched(other_bench_pid) as seen:
+            times = in_turn(trainings, config, device, case.name, progress)
         merges = {method: 1e3 * elapsed_s(training.merge, device) for method, training in trainings.items()}
     for method, samples in times.items():
         over = median_interval(_by_round(samples, times[case.methods[0]]))
@@ -187,11 +185,11 @@ def _case(case: Case, config: Config, scale: str, device: str, progress: Progres
             samples=tuple(samples),
             **_request(case, method, device),
             trained_parameters_count=sum(parameter.numel() for parameter in trainings[method].trained),
-            **_named(median_interval(samples), "step", "ms"),
+            **median_interval(samples).named("step", "ms"),
             merge_ms=merges[method],
-            **_named(over, "over_first", "ratio"),
+            **over.named("over_first", "ratio"),
             **memory[method],
-            broken_rules=tuple(broken_rules(before, after, duration_s, [1e3 / sample for sample in samples])),
+            broken_rules=seen.broken_rules([1e3 / sample for sample in samples]),
         )
 
 
@@ -231,10 +229,6 @@ def _by_round(samples: Sequence[float], first: Sequence[float]) -> list[float]:
     """Return the ratio of each round's two turns to those of the first method."""
     pairs = zip(samples[::2], samples[1::2], first[::2], first[1::2], strict=True)
     return [(one * two / (first_one * first_two)) ** 0.5 for one, two, first_one, first_two in pairs]
-
-
-def _named(found: Interval, name: str, unit: str) -> dict[str, float]:
-    return {f"{name}_{unit}": found.value, f"{name}_low_{unit}": found.low, f"{name}_high_{unit}": found.high}
 
 
 def _request(case: Case, method: str, device: str) -> dict[str, Any]:

@@ -64,8 +64,8 @@ class Strings:
         return np.where(is_partner, -log(partner), -log(other) if other else np.inf)
 
 
-class TinyGemma(BaseModel):
-    """What experiments with strings that have a rule share: one shape and the seeds of what differs in its models."""
+class TinyShape(BaseModel):
+    """What experiments with tiny Gemma 3s share: one shape."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,8 +74,6 @@ class TinyGemma(BaseModel):
     hidden: int = 40
     symbols: int = 64
     length_tokens: int = 16
-    seeds: tuple[int, ...] = (0, 1, 2)
-    workers: int = 1
 
     @property
     def shape(self) -> Shape:
@@ -86,6 +84,13 @@ class TinyGemma(BaseModel):
     def model_id(self) -> str:
         """Name the shape."""
         return f"gemma3 d{self.width} L{self.layers}"
+
+
+class TinyGemma(TinyShape):
+    """What experiments with strings that have a rule share besides: the seeds of what differs in the models."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    workers: int = 1
 
     def strings(self, rule: float) -> Strings:
         """Return the law of strings whose rule holds so often."""

@@ -21,8 +21,7 @@ def rates(trials: Sequence[Trial]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name in ("decode", "prefill"):
         found = median_interval([getattr(trial, f"{name}_tokens_per_s") for trial in trials])
-        figures[f"{name}_tokens_per_s"] = found.value
-        figures[f"{name}_low_tokens_per_s"], figures[f"{name}_high_tokens_per_s"] = found.low, found.high
+        figures |= found.named(name, "tokens_per_s")
     times = [second for trial in trials for second in trial.token_s]
     return figures | {
         "mlx_lm_decode_tokens_per_s": median_interval([trial.mlx_lm_tokens_per_s for trial in trials]).value,

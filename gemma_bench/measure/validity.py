@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -107,6 +108,26 @@ def broken_rules(before: State, after: State, duration_s: float, rates: Sequence
     """Name every rule that a run broke, the figure that broke it behind a colon."""
     run = Run(before, after, duration_s, rates)
     return [f"{rule.__name__.replace('_', ' ')}: {seen}" for rule in RULES if (seen := rule(run))]
+
+
+class Watched:
+    """What the system said around a run: whole once the run is over."""
+
+    def __init__(self, before: State) -> None:
+        """Take what the system says before it."""
+        self.before, self.after, self.duration_s = before, before, 0.0
+
+    def broken_rules(self, rates: Sequence[float]) -> tuple[str, ...]:
+        """Name every rule that the run broke whose samples these are."""
+        return tuple(broken_rules(self.before, self.after, self.duration_s, rates))
+
+
+@contextmanager
+def watched(other_bench_pid: int | None) -> Iterator[Watched]:
+    """Read the system before and after a block, and how long it took."""
+    run, start = Watched(read_state(other_bench_pid)), time.monotonic()
+    yield run
+    run.duration_s, run.after = time.monotonic() - start, read_state()
 
 
 def drift_percent(rates: Sequence[float]) -> float | None:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from gemma_bench.claims.claim import SCALES, Kind
 from gemma_bench.claims.ledger import Ledger
 from gemma_bench.claims.table import catches_text, measured_text
@@ -20,6 +18,7 @@ from gemma_bench.report.interval_plot import PLOT_WIDTH, STRIP_HEIGHT, Strip, pl
 from gemma_bench.report.page_pictures import Pictures, read_pictures
 from gemma_bench.report.palette import FONT, GROUNDS, ON_PAGE
 from gemma_bench.report.speed_tables import SpeedTables, read_speed_tables, weights_text
+from gemma_bench.report.templates import templates
 
 GLYPHS = {
     Verdict.HOLDS: "✓",
@@ -56,13 +55,7 @@ def render_page(
 
     An experiment's picture stands under the first headline that has a claim about its record, else at the end.
     """
-    environment = Environment(
-        loader=PackageLoader("gemma_bench.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters |= {
         "number": number,
         "measured": measured_text,

@@ -6,8 +6,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from gemma_bench.core.errors import DamagedFileError, UnavailableError
 from gemma_bench.core.files import write_text
 from gemma_bench.core.records import BareRecord, clean_records, read_record
@@ -22,6 +20,7 @@ from gemma_bench.report import (
 from gemma_bench.report.chart import WIDTH, Chart, Drawing, Picture
 from gemma_bench.report.chart_layout import laid_out
 from gemma_bench.report.palette import FONT, IN_FILES
+from gemma_bench.report.templates import templates
 
 _GAP, _MOST_COLUMNS = 30, 3
 
@@ -141,14 +140,7 @@ class _Sheet:
 
 def write_pictures(root: Path) -> Iterator[Path]:
     """Write `results/pictures/<experiment>.svg` for every experiment that has a clean record."""
-    environment = Environment(
-        loader=PackageLoader("gemma_bench.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("picture.svg.jinja")
+    template = templates().get_template("picture.svg.jinja")
     for picture in read_pictures(root).pictures:
         path = root / "results" / "pictures" / f"{picture.experiment}.svg"
         text = template.render(picture=picture, sheet=_Sheet.of(picture), chart_width=WIDTH, font=FONT, colour=IN_FILES)

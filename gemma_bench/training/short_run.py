@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gemma_bench.core.errors import BadInputError, InvalidRunError
-from gemma_bench.core.files import Progress, explained, silent
+from gemma_bench.core.files import Progress, new_file, silent
 from gemma_bench.training.schedule import half_cosine
 
 _FINAL_SHARE = 0.05
@@ -75,11 +75,8 @@ class Keep:
             "done": (done.steps_count, done.duration_s, list(done.losses_nats)),
             "is_over": is_over,
         }
-        partial = self.path.with_suffix(".partial")
-        with explained(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(self.path) as partial:
             torch.save(state, partial)
-            partial.replace(self.path)
 
     def load(self, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> tuple[ShortRun, bool]:
         """Bring everything to where the run stopped; returns what it did by then and whether that was all."""

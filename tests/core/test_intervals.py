@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemma_bench.core.intervals import mean_interval, median_interval
+from gemma_bench.core.intervals import Interval, mean_interval, median_interval
 
 FIGURES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12)
 
@@ -49,3 +49,12 @@ def test_equal_runs_leave_no_width_and_one_run_is_refused():
     assert mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
     with pytest.raises(ValueError, match="at least 2 samples, got 1"):
         mean_interval([1.0])
+
+
+def test_figures_go_under_the_names_of_a_record():
+    assert Interval(2, 1, 4).named("step", "ms") == {"step_ms": 2, "step_low_ms": 1, "step_high_ms": 4}
+    assert Interval(2, 1, 4).named("tokens_per_pass") == {
+        "tokens_per_pass": 2,
+        "tokens_per_pass_low": 1,
+        "tokens_per_pass_high": 4,
+    }

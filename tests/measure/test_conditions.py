@@ -12,7 +12,16 @@ from gemma_bench.core.errors import InvalidRunError
 from gemma_bench.measure import bandwidth, energy, nvidia
 from gemma_bench.measure.system_state import mac_is_slowed_down, mac_saves_power, throttle_events
 from gemma_bench.measure.turn import turn
-from gemma_bench.measure.validity import RULES, Run, State, broken_rules, drift_percent, read_state, require_valid
+from gemma_bench.measure.validity import (
+    RULES,
+    Run,
+    State,
+    broken_rules,
+    drift_percent,
+    read_state,
+    require_valid,
+    watched,
+)
 
 QUIET = State()
 STEADY = (100, 101, 99, 100, 101)
@@ -207,3 +216,10 @@ def test_each_backend_is_held_to_the_memory_that_its_weights_lie_in(monkeypatch)
         for name, device in (("torch", "cpu"), ("torch", "cuda"), ("mlx", "cpu"), ("mlx", "metal"))
     ]
     assert json.dumps(read) == '["torch cpu", "torch cuda", "torch cpu", "mlx"]'
+
+
+def test_what_was_watched_is_judged_when_it_is_over():
+    with watched(123) as seen:
+        sum(range(1000))
+    assert seen.duration_s > 0
+    assert {rule.partition(":")[0] for rule in seen.broken_rules([1.0])} >= {"other bench", "too short"}

@@ -1,7 +1,6 @@
 """A run's state on disk: written whole or not at all, and taken up only by the run that wrote it."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gemma_bench.core.errors import BadInputError, DamagedFileError
-from gemma_bench.core.files import explained
+from gemma_bench.core.files import new_file
 
 _FILE = "stack.pt"
 
@@ -25,14 +24,8 @@ def fingerprint(*parts: object, tensors: Sequence[Tensor]) -> str:
 
 def save(folder: Path, key: str, state: dict[str, Any]) -> None:
     """Replace the saved state in one step."""
-    partial = folder / f".{_FILE}.partial-{os.getpid()}"
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.save({"key": key, **state}, partial)
-            partial.replace(folder / _FILE)
-        finally:
-            partial.unlink(missing_ok=True)
+    with new_file(folder / _FILE) as partial:
+        torch.save({"key": key, **state}, partial)
 
 
 def load(folder: Path, key: str) -> dict[str, Any] | None:
