@@ -89,6 +89,8 @@ def _write(records: Iterator[Record], results: Path) -> None:
             output.print(f"record: {path}", highlight=False, soft_wrap=True)
             for rule in getattr(record, "broken_rules", ()):
                 errors.print(f"invalid: {rule}", style="yellow", highlight=False, soft_wrap=True)
+            if not getattr(record, "is_complete", True):
+                errors.print("incomplete: no evidence of the whole", style="yellow", highlight=False)
     except KeyboardInterrupt:
         errors.print(f"{count} finished records are kept", style="yellow", highlight=False)
         raise

@@ -5,7 +5,7 @@ product or cache. What coarser weights cost is the perplexity's to say.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,9 +17,9 @@ from gemma_bench.measure import summary
 from gemma_bench.measure.bandwidth import bandwidth_under
 from gemma_bench.measure.known_text import NAME, known_tokens
 from gemma_bench.measure.likelihood import perplexity
-from gemma_bench.measure.throughput import Trial, Workload, in_turn, run_trial
+from gemma_bench.measure.throughput import Trial, Workload, by_case, in_turn, run_trial, until_interrupted
 from gemma_bench.measure.turn import turn
-from gemma_bench.measure.validity import broken_rules, read_state
+from gemma_bench.measure.validity import State, broken_rules, read_state
 from gemma_bench.models.backend import Backend, subject
 from gemma_bench.models.loading import load
 from gemma_bench.models.weights import locate
@@ -94,7 +94,7 @@ class TableRecord(Record):
 
     `same_tokens_ratio` and `largest_gap_nats` are against the first row with the same weights; what is held equal
     between rows is the model that was rounded, prompt, number of tokens and machine. `perplexity` is `None` where the
-    row does not read the text.
+    row does not read the text. `is_complete` is not so after Ctrl-C: fewer rounds, in every row as many, and no text.
     """
 
     row: str
@@ -122,12 +122,14 @@ class TableRecord(Record):
     largest_gap_nats: float | None
     output_is_correct: bool
     broken_rules: tuple[str, ...]
+    is_complete: bool = True
 
 
-def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) -> tuple[TableRecord, ...]:
-    """Measure every row once per round, forwards and backwards by turns, and return a record per row.
+def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) -> Iterator[TableRecord]:
+    """Measure every row once per round, forwards and backwards by turns, and yield a record per row.
 
-    A model that is not here is refused, with the command that makes it, before any is loaded.
+    A model that is not here is refused, with the command that makes it, before any is loaded. Ctrl-C after a round
+    ends the rounds and goes on to the caller after the records of those that ended.
     """
     if config.rounds < _LEAST_ROUNDS:
         raise BadInputError(f"rounds must be at least {_LEAST_ROUNDS}, got {config.rounds}")
@@ -143,19 +145,28 @@ def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) 
         for case in cases.values():
             run_trial(*case)
         before = read_state(other_bench_pid)
-        trials = in_turn(cases, config.rounds, progress)
-        after = read_state()
-    return tuple(
-        _record(
-            config, row, backends, trials, broken_rules(before, after, _seconds(trials), _rates(trials[row])), scale
-        )
-        for row in config.rows
-    )
+        trials = by_case(until_interrupted(in_turn(cases, config.rounds, progress)))
+        states = before, read_state()
+    return _records(config, backends, trials, states, scale)
 
 
 def ratio(rates: Sequence[float], over: Sequence[float]) -> Interval:
     """Return the ratio of two rows, round by round."""
     return median_interval([rate / other for rate, other in zip(rates, over, strict=True)])
+
+
+def _records(
+    config: Config,
+    backends: Mapping[Row, Backend],
+    trials: Mapping[Row, Sequence[Trial]],
+    states: tuple[State, State],
+    scale: str,
+) -> Iterator[TableRecord]:
+    seconds = sum(trial.duration_s for done in trials.values() for trial in done)
+    for row in config.rows:
+        yield _record(config, row, backends, trials, broken_rules(*states, seconds, _rates(trials[row])), scale)
+    if not _is_complete(config, trials):
+        raise KeyboardInterrupt
 
 
 def _record(
@@ -167,7 +178,8 @@ def _record(
     scale: str,
 ) -> TableRecord:
     backend, first, workload = backends[row], config.rows[0], _workload(config, row)
-    text, figures = _text(config, row, backend), summary.rates(trials[row])
+    is_complete, figures = _is_complete(config, trials), summary.rates(trials[row])
+    text = _text(config, row, backend) if is_complete else []
     over = ratio(_rates(trials[row]), _rates(trials[first]))
     return TableRecord.measured(
         subject(backend, config.seed),
@@ -189,7 +201,12 @@ def _record(
         perplexity=perplexity(backend, text) if text else None,
         **summary.output(backend, workload, trials[row], _same_weights(backend, backends.values())),
         broken_rules=tuple(rules),
+        is_complete=is_complete,
     )
+
+
+def _is_complete(config: Config, trials: Mapping[Row, Sequence[Trial]]) -> bool:
+    return all(len(done) == config.rounds for done in trials.values())
 
 
 def _same_weights(backend: Backend, others: Iterable[Backend]) -> Backend | None:
@@ -212,7 +229,3 @@ def _workload(config: Config, row: Row) -> Workload:
 
 def _rates(trials: Sequence[Trial]) -> list[float]:
     return [trial.decode_tokens_per_s for trial in trials]
-
-
-def _seconds(trials: Mapping[Row, Sequence[Trial]]) -> float:
-    return sum(trial.first_token_s + sum(trial.token_s) for row in trials.values() for trial in row)

@@ -8,7 +8,7 @@ from gemma_bench.core.known_machines import M3_ULTRA
 from gemma_bench.core.machine import this_machine
 from gemma_bench.measure.correctness import check_output
 from gemma_bench.measure.memory import watched, weigh
-from gemma_bench.measure.throughput import Trial, Workload, in_turn, run_trial
+from gemma_bench.measure.throughput import Trial, Workload, by_case, in_turn, run_trial
 from gemma_bench.measure.turn import turn
 from gemma_bench.measure.validity import State, broken_rules, read_state
 from gemma_bench.models.backend import Backend
@@ -61,9 +61,9 @@ def measure() -> dict[str, Row]:
         for case in cases.values():
             run_trial(*case)
         before = read_state(other_bench_pid)
-        trials = in_turn(cases, ROUNDS)
+        trials = by_case(list(in_turn(cases, ROUNDS)))
         states = before, read_state()
-    duration_s = sum(trial.first_token_s + sum(trial.token_s) for row in trials.values() for trial in row)
+    duration_s = sum(trial.duration_s for done in trials.values() for trial in done)
     return {
         row: Row(
             tuple(trial.decode_tokens_per_s for trial in done),

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -74,6 +74,11 @@ class Trial:
         return tuple(np.diff(np.array(self.token_ns)) / 1e9)
 
     @property
+    def duration_s(self) -> float:
+        """Time from the start to the last token."""
+        return (self.token_ns[-1] - self.start_ns) / 1e9
+
+    @property
     def decode_tokens_per_s(self) -> float:
         """(N − 1) ÷ (t_last − t_first), over the whole batch."""
         return self.workload.batch_size * (len(self.token_ns) - 1) / sum(self.token_s)
@@ -100,15 +105,30 @@ Name = TypeVar("Name")
 
 def in_turn(
     cases: Mapping[Name, tuple[Backend, Workload]], rounds: int, progress: Progress = silent
-) -> dict[Name, list[Trial]]:
-    """Run every case once per round, A B C and then C B A, so that a machine's moods meet all of them alike."""
-    done: dict[Name, list[Trial]] = {name: [] for name in cases}
+) -> Iterator[dict[Name, Trial]]:
+    """Yield rounds: every case once, A B C and then C B A, so that a machine's moods meet all of them alike."""
     names = list(cases)
     for turn in range(rounds):
-        for name in names if turn % 2 == 0 else names[::-1]:
-            done[name].append(run_trial(*cases[name]))
+        done = {name: run_trial(*cases[name]) for name in (names if turn % 2 == 0 else names[::-1])}
         progress("measuring", turn + 1, rounds)
+        yield done
+
+
+def until_interrupted(rounds: Iterable[dict[Name, Trial]]) -> list[dict[Name, Trial]]:
+    """Return the rounds that end before Ctrl-C; before the first has ended it interrupts as ever."""
+    done = []
+    try:
+        for trials_of_round in rounds:
+            done.append(trials_of_round)
+    except KeyboardInterrupt:
+        if not done:
+            raise
     return done
+
+
+def by_case(rounds: Sequence[Mapping[Name, Trial]]) -> dict[Name, list[Trial]]:
+    """Return every case's trials, one of each round."""
+    return {name: [done[name] for done in rounds] for name in rounds[0]}
 
 
 def run_trial(backend: Backend, workload: Workload, read_ns: Callable[[], int] | None = None) -> Trial:

@@ -44,15 +44,17 @@ def weights_text(record: TableRecord) -> str:
 
 
 def read_speed_tables(root: Path) -> SpeedTables:
-    """Read the clean records of the experiment's present version under a project's root; older ones are left out."""
+    """Read the whole, clean records of the experiment's present version under a project's root; others are left out."""
     records: dict[str, TableRecord] = {}
     problems = []
     for path in sorted((root / "results" / "records" / "speed_table").glob("*.json"), reverse=True):
         name = path.relative_to(root).as_posix()
         try:
             bare = read_record(path, BareRecord)
-            if bare.commit_is_clean and bare.experiment_version == VERSION:
-                records[name] = read_record(path, TableRecord)
+            if not bare.commit_is_clean or bare.experiment_version != VERSION:
+                continue
+            if (record := read_record(path, TableRecord)).is_complete:
+                records[name] = record
         except DamagedFileError as error:
             problems.append(str(error).replace(str(path), name))
     machines = dict.fromkeys(record.machine_id for record in records.values())

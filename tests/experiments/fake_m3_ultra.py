@@ -24,7 +24,8 @@ def _m3_ultra():
 
     def in_turn(cases, rounds):
         assert rounds == len(played["rates"]["mlx 4-bit"])
-        return {row: [trial(cases[row][1], rate) for rate in played["rates"][row]] for row in cases}
+        for turn in range(rounds):
+            yield {row: trial(cases[row][1], played["rates"][row][turn]) for row in cases}
 
     def trial(workload, rate):
         stamps = tuple(round(1e9 * (1 + index / rate)) for index in range(workload.new_tokens))

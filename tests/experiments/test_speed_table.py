@@ -9,6 +9,7 @@ from gemma_bench.experiments import speed_table
 from gemma_bench.experiments.speed_table import FIXTURE, Config, Row, TableRecord, ratio, run
 from gemma_bench.measure.known_text import known_tokens
 from gemma_bench.measure.likelihood import perplexity
+from gemma_bench.measure.throughput import run_trial
 from gemma_bench.models.quantising import FITTED, quantise
 
 
@@ -20,9 +21,10 @@ def small(tiny, monkeypatch):
 
 
 def test_a_record_per_row_and_the_same_tokens_in_all(small, tmp_path):
-    records = run(small)
+    records = list(run(small))
     assert [record.backend for record in records] == ["torch", "mlx"]
     assert [len(record.samples) for record in records] == [3, 3]
+    assert all(record.is_complete for record in records)
     assert all(record.output_is_correct and record.same_tokens_ratio == 1 for record in records)
     assert records[0].over_first_row_ratio == 1
     assert records[1].reference.startswith("tiny-float32 in torch on cpu")
@@ -79,10 +81,33 @@ def test_a_row_may_write_less_and_leave_the_text_unread(small):
     assert (record.perplexity, record.text_count_tokens, record.new_count_tokens) == (None, 0, 3)
 
 
+def test_ctrl_c_keeps_whole_rounds_as_incomplete_records(small, monkeypatch):
+    """It comes within the second round, after one row of it: warm-up, round, warm-up, round, and then nothing."""
+    turns = iter(range(5))
+
+    def until_the_fifth(*case):
+        if next(turns, None) is None:
+            raise KeyboardInterrupt
+        return run_trial(*case)
+
+    monkeypatch.setattr(speed_table, "run_trial", until_the_fifth)
+    monkeypatch.setattr("gemma_bench.measure.throughput.run_trial", until_the_fifth)
+    records = run(small)
+    kept = [next(records), next(records)]
+    assert [(record.row, len(record.samples), record.is_complete) for record in kept] == [
+        (row.name, 1, False) for row in small.rows
+    ]
+    assert all(record.perplexity is None and record.output_is_correct for record in kept)
+    with pytest.raises(KeyboardInterrupt):
+        next(records)
+    with pytest.raises(KeyboardInterrupt):
+        run(small)
+
+
 def test_rounded_weights_are_held_to_themselves_and_cost_perplexity(small, tiny, tmp_path):
     coarse = quantise(tiny, FITTED, tmp_path / "coarse")
     rows = (*small.rows, *(Row(model=str(coarse.path), backend=backend) for backend in ("torch", "mlx")))
-    records = run(small.model_copy(update={"rows": rows}))
+    records = list(run(small.model_copy(update={"rows": rows})))
     assert [record.reference.partition(" ")[0] for record in records] == [
         "itself,",
         "tiny-float32",

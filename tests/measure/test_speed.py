@@ -38,7 +38,7 @@ def test_a_trial_writes_the_tokens_that_generate_writes(backend):
 def test_cases_take_turns_forwards_and_backwards(monkeypatch):
     said = []
     monkeypatch.setattr(throughput, "run_trial", lambda backend, _: said.append(backend))
-    throughput.in_turn({name: (name, None) for name in "abc"}, 3)
+    list(throughput.in_turn({name: (name, None) for name in "abc"}, 3))
     assert "".join(said) == "abccbaabc"
 
 

@@ -91,8 +91,10 @@ class TestReading:
         (folder(root) / "20270101T000000Z-old.json").write_text(json.dumps(old))
         assert read_speed_tables(root) == read_speed_tables(SAMPLE)
 
-    @pytest.mark.parametrize("change", [{"commit_is_clean": False}, {"experiment_version": VERSION + 1}])
-    def test_uncommitted_and_other_versions_are_left_out(self, root, change):
+    @pytest.mark.parametrize(
+        "change", [{"commit_is_clean": False}, {"experiment_version": VERSION + 1}, {"is_complete": False}]
+    )
+    def test_uncommitted_interrupted_and_other_versions_are_left_out(self, root, change):
         changed(root, decode_tokens_per_s=1.0, **change)
         assert read_speed_tables(root).tables[0].first == table().first
 
