@@ -42,7 +42,7 @@ browser: $(READY) ## Look at the page in headless chromium (Debian: apt-get inst
 
 benchmark: download ## Run the asv series for this commit (dashboard in build/asv/html), then time the kernels
 	test -d "$(MODELS)/270m-mixed" || $(BIN)/gemma-bench convert 270m --scheme mixed
-	cd asv_benches && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --quick 'HEAD^!' && ../$(BIN)/asv publish
+	cd asv_benches && ../$(BIN)/asv run --quick 'HEAD^!' && ../$(BIN)/asv publish
 	$(BIN)/python -m pytest -q benchmarks
 
 ledger: download ## Plant the faults, judge the claims, commit-ready under results/

@@ -8,7 +8,6 @@ class Meter:
     """Reading 64 random sequences of 16 tokens with the tiny Gemma 3."""
 
     version = "1"
-    timeout = 300
 
     def setup(self):
         import numpy as np
@@ -46,7 +45,6 @@ class Stack:
     """Training a stack of tiny models, six at a time, against transformers' model in a loop, in turn."""
 
     version = "1"
-    timeout = 300
 
     def setup_cache(self):
         from gemma_bench.experiments.engine_speed import FIXTURE, run

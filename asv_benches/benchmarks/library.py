@@ -19,7 +19,6 @@ class Startup:
     """Fresh processes, so that nothing is imported yet."""
 
     version = "1"
-    timeout = 300
 
     def time_import_claims(self):
         _run("-c", "import gemma_bench.claims")
@@ -36,7 +35,6 @@ class Collection:
     """Every claim collected by pytest, and the table of contents, which imports no spec."""
 
     version = "1"
-    timeout = 300
 
     def time_pytest_contents(self):
         _run("-m", "pytest", str(_specs()), "--contents")

@@ -33,7 +33,6 @@ class Model:
     """One model in one library and precision."""
 
     version = "1"
-    timeout = 300
     params = (["tiny", "270m"], ["torch float32", "torch bfloat16", "torch mixed", "mlx float32"])
     param_names = ("model", "backend")
 

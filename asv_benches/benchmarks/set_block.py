@@ -8,7 +8,6 @@ class Passes:
     """Three digits written out, by a micro model with the block objective: counted, so any change is a change."""
 
     version = "1"
-    timeout = 300
 
     def setup_cache(self):
         from gemma_bench.experiments.set_block_speedup import FIXTURE, run
@@ -32,7 +31,6 @@ class Time:
     """Four tokens a pass in blocks of 16, any weights: a pass costs what it costs. Shown, never gated."""
 
     version = "1"
-    timeout = 300
     params = (["torch", "mlx"],)
     param_names = ("backend",)
 

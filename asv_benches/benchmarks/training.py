@@ -8,7 +8,6 @@ class Merge:
     """Merging and restarting all adapters of the micro model."""
 
     version = "1"
-    timeout = 300
     params = (["float32", "bfloat16"],)
     param_names = ("dtype",)
 
@@ -31,7 +30,6 @@ class Steps:
     """CPU time of a ReLoRA step over that of a LoRA step of the same rank, in turn, merges included."""
 
     version = "2"
-    timeout = 300
 
     def track_relora_over_lora(self):
         from gemma_bench.methods.relora import ReLoRA
@@ -46,7 +44,6 @@ class RankOneSteps:
     """The same of a rank-1 step, by the rule that aims it; every step merges."""
 
     version = "1"
-    timeout = 300
     params = (["random_a", "random_b", "top_pair", "error_feedback", "sign"],)
     param_names = ("rule",)
 
@@ -107,7 +104,6 @@ class Peak:
     """Bytes at the peak of a training step of the tiny model, counted on tensors without contents, by method."""
 
     version = "1"
-    timeout = 120
     params = (["full", "lora", "relora", "rank1"],)
     param_names = ("method",)
 

@@ -13,7 +13,6 @@ class Forecast:
     """A step of the 270m's shape, forecast on tensors without contents."""
 
     version = "1"
-    timeout = 300
     params = (["full", "lora", "relora", "rank1"],)
     param_names = ("method",)
 

@@ -1,12 +1,16 @@
 """House rules that no linter knows: functions and modules stay short, packages' __init__ stay empty."""
 
 import ast
+import inspect
+import json
+import runpy
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "gemma_bench").rglob("*.py"))
+SERIES = sorted((ROOT / "asv_benches" / "benchmarks").glob("[!_]*.py"))
 FUNCTION_LINES, MODULE_LINES, USUAL_LINES = 50, 250, 35
 
 
@@ -50,3 +54,19 @@ def test_mlx_is_imported_only_where_the_name_says_so(path):
     names |= {node.module or "" for node in imports if isinstance(node, ast.ImportFrom)}
     if {name.partition(".")[0] for name in names} & {"mlx", "mlx_lm"}:
         assert path.stem == "mlx" or path.stem.endswith("_mlx")
+
+
+@pytest.mark.parametrize("path", SERIES, ids=lambda path: path.name)
+def test_every_series_has_a_version_of_its_own(path):
+    """Without one asv hashes the code, and a comment begins a new series."""
+    own = [value for value in runpy.run_path(path).values() if getattr(value, "__module__", None) == "<run_path>"]
+    series = [value for value in own if inspect.isclass(value) or value.__name__.startswith("track_")]
+    assert [one.__name__ for one in series if not hasattr(one, "version")] == []
+    assert series
+
+
+def test_a_quick_run_differs_only_in_what_it_keeps():
+    usual, quick = (json.loads((ROOT / "asv_benches" / f"{name}.conf.json").read_text()) for name in ("asv", "quick"))
+    assert usual.pop("results_dir") == "../results/asv"
+    assert quick.pop("results_dir") == "../build/asv/quick"
+    assert usual == quick
