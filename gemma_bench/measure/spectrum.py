@@ -1,7 +1,8 @@
 """How many directions a weight's change has: singular values, three ranks, and whether its directions stay.
 
-A change is either `Factors` s·B·A, whose spectrum costs two thin QR decompositions, or the difference of two weights,
-whose spectrum costs its smaller Gram matrix. All is done in float64.
+A change is either `Factors` s·B·A, whose spectrum costs two thin QR decompositions, or the difference of two weights. A
+large matrix of few directions is first found out as factors by a random sketch, checked against the matrix itself; any
+other costs its smaller Gram matrix. All is done in float64.
 Legend: out × in is one weight matrix, rank the width of B and the height of A.
 """
 
@@ -16,6 +17,13 @@ from torch import Tensor
 from gemma_bench.core.errors import BadInputError
 
 _EPSILON = torch.finfo(torch.float64).eps
+_LEAST_SKETCHED_SIDE = 512
+"""Smaller matrices have their Gram matrix at once."""
+
+_SIDES_PER_DIRECTION = 16
+"""A sketch finds changes of up to one direction for so many of the smaller side."""
+
+_GRAM_BLOCKS = 8
 
 
 @dataclass(frozen=True)
@@ -77,17 +85,24 @@ def spectrum_of_factors(change: Factors) -> Spectrum:
 
 
 def spectrum_of_matrix(change: Float[Tensor, "out in"], stored: Float[Tensor, "out in"] | None = None) -> Spectrum:
-    """Return the spectrum of a matrix from its smaller Gram matrix.
+    """Return the spectrum of a matrix, from a sketch where it has few directions, else from its smaller Gram matrix.
 
     `stored` is the weight that the change was read back from: its rounding is in the change and has full rank, so what
     it could have made counts as noise. Without it the change's own precision does. The Gram matrix itself hides what is
-    below about 1e-7 of the largest singular value.
+    below about 1e-7 of the largest singular value; what a sketch leaves out is less than the noise, and its norm is
+    shared evenly by the values that are not known.
     """
-    wide = in_float64(change)
-    gram = wide @ wide.mT if wide.shape[0] <= wide.shape[1] else wide.mT @ wide
-    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
-    of_gram = float(values[0]) * math.sqrt(max(wide.shape) * _EPSILON)
-    return Spectrum(values, noise=max(of_gram, rounding_noise(change if stored is None else stored)))
+    wide, rounding = in_float64(change), rounding_noise(change if stored is None else stored)
+    sketched = _sketched(wide, rounding)
+    if sketched is None:
+        values = torch.linalg.eigvalsh(_gram(wide)).clamp(min=0).sqrt().flip(0)
+    else:
+        found, left = sketched
+        known = spectrum_of_factors(found).values
+        unknown_count = min(wide.shape) - len(known)
+        rest = known.new_full((unknown_count,), left / math.sqrt(unknown_count))
+        values = torch.cat([known, rest]).sort(descending=True).values
+    return Spectrum(values, noise=max(_gram_noise(float(values[0]), wide), rounding))
 
 
 def rounding_noise(stored: Float[Tensor, "out in"]) -> float:
@@ -111,11 +126,12 @@ def directions(change: Factors | Float[Tensor, "out in"], count: int) -> Float[T
         left, values, _ = torch.linalg.svd(change.scale * r_b @ r_a.mT)
         return _leading(q_b @ left, values, count)
     wide = in_float64(change)
+    if sketched := _sketched(wide, rounding_noise(change)):
+        return directions(sketched[0], count)
+    squares, vectors = (found.flip(-1) for found in torch.linalg.eigh(_gram(wide)))
     if wide.shape[0] <= wide.shape[1]:
-        squares, left = torch.linalg.eigh(wide @ wide.mT)
-        return _leading(left.flip(1), squares.flip(0), count)
-    squares, right = torch.linalg.eigh(wide.mT @ wide)
-    moved: Tensor = wide @ _leading(right.flip(1), squares.flip(0), count)
+        return _leading(vectors, squares, count)
+    moved: Tensor = wide @ _leading(vectors, squares, count)
     return moved.div(moved.norm(dim=0))
 
 
@@ -139,6 +155,42 @@ def random_sum(norms: Sequence[float], shape: tuple[int, int], *, seed: int = 0)
 def in_float64(tensor: Tensor) -> Tensor:
     """Convert a tensor where it is, or on the CPU if it is on Apple's GPU, which has no float64."""
     return tensor.detach().to("cpu" if tensor.device.type == "mps" else tensor.device).double()
+
+
+def _sketched(wide: Float[Tensor, "out in"], rounding: float) -> tuple[Factors, float] | None:
+    """Return Q and Qᵀ·W with the norm of W − Q·Qᵀ·W, or `None` where that is more than the noise.
+
+    Q spans W times random vectors (Halko, Martinsson and Tropp, SIAM Review 53, 2011, algorithm 4.1). The squares of
+    the singular values found are too small by at most the square of that norm: the remainder is at right angles to Q.
+    """
+    least = min(wide.shape)
+    if least < _LEAST_SKETCHED_SIDE:
+        return None
+    random = torch.randn(wide.shape[1], least // _SIDES_PER_DIRECTION, generator=torch.Generator().manual_seed(0))
+    q, r = _qr(wide @ random.to(wide), "reduced")
+    new = r.diagonal().abs()  # what each random vector added, about the norm of what was missing
+    if float(new[-1]) > max(_gram_noise(float(new[0]), wide), rounding):
+        return None
+    found = Factors(q, q.mT @ wide)
+    left = float(torch.addmm(wide, found.b, found.a, alpha=-1).norm())
+    largest = float(torch.linalg.matrix_norm(found.a @ found.a.mT, 2)) ** 0.5
+    return (found, left) if left <= max(_gram_noise(largest, wide), rounding) else None
+
+
+def _gram(wide: Float[Tensor, "out in"]) -> Float[Tensor, "least least"]:
+    """Return W·Wᵀ, or Wᵀ·W if that is smaller, below its diagonal only: its decompositions read no more."""
+    rows = wide if wide.shape[0] <= wide.shape[1] else wide.mT
+    gram = rows.new_zeros(len(rows), len(rows))
+    size = max(1, -(-len(rows) // _GRAM_BLOCKS))
+    for start in range(0, len(rows), size):
+        end = start + size
+        gram[start:end, :end] = rows[start:end] @ rows[:end].mT
+    return gram
+
+
+def _gram_noise(largest: float, wide: Float[Tensor, "out in"]) -> float:
+    """Return what a Gram matrix hides: the root of its rounding."""
+    return largest * math.sqrt(max(wide.shape) * _EPSILON)
 
 
 def _qr(matrix: Tensor, mode: str) -> tuple[Tensor, Tensor]:

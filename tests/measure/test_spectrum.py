@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemma_bench.core.errors import BadInputError
+from gemma_bench.measure import spectrum
 from gemma_bench.measure.comparison import compare
 from gemma_bench.measure.spectrum import (
     Factors,
@@ -218,3 +219,54 @@ def test_factors_are_ten_times_faster_than_a_decomposition_and_as_exact():
     ).ratio
     assert ratio.low > 10
     assert torch.allclose(found["ours"], found["svd"][:24].double(), atol=1e-5 * float(found["ours"][0]))
+
+
+class TestSketch:
+    """Matrices large enough for a sketch, of few directions and of many."""
+
+    SHAPE = (512, 640)
+
+    def sketch_is_taken(self, matrix, stored=None):
+        return spectrum._sketched(matrix.double(), rounding_noise(matrix if stored is None else stored)) is not None
+
+    @pytest.mark.parametrize("shape", [SHAPE, SHAPE[::-1]])
+    @pytest.mark.parametrize("values", [[2.0] * 20, [1.0, 1e-2, 1e-4, 1e-6]])
+    def test_few_directions_have_the_values_of_the_decomposition(self, shape, values):
+        for matrix in (product(with_values(values, shape)), product(with_values(values, shape)).float()):
+            assert self.sketch_is_taken(matrix)
+            found = spectrum_of_matrix(matrix)
+            assert found.values[: len(values)].tolist() == pytest.approx(values, rel=1e-5, abs=found.noise)
+            assert found.rank == sum(value > found.noise for value in values)
+            assert len(found.values) == min(shape)
+            assert found.norm == pytest.approx(float(matrix.double().norm()), rel=1e-9)
+
+    def test_more_directions_than_a_sketch_has_are_left_to_the_gram_matrix(self):
+        flat, tail = with_values([1.0] * 40, self.SHAPE), with_values([1.0, *[1e-3] * 60], self.SHAPE)
+        for change, rank in ((flat, 40), (tail, 61)):
+            assert not self.sketch_is_taken(product(change))
+            assert spectrum_of_matrix(product(change)).rank == rank
+
+    def test_one_direction_that_no_random_vector_shows_is_still_missed_by_none(self, monkeypatch):
+        """Random vectors at right angles to a direction hide it from the sketch; the check against the matrix sees."""
+        change = with_values([1.0, 0.1], self.SHAPE)
+        hidden = change.a[1:]
+        drawn = torch.randn
+
+        def blind(*size, **more):
+            vectors = drawn(*size, **more).double()
+            return vectors - hidden.mT @ (hidden @ vectors)
+
+        monkeypatch.setattr(torch, "randn", blind)
+        assert not self.sketch_is_taken(product(change))
+        assert spectrum_of_matrix(product(change)).rank == 2
+
+    def test_both_routes_agree_where_the_rounding_of_weights_is_in_the_change(self, monkeypatch):
+        before = torch.randn(*self.SHAPE, generator=generator(0)) * 1e-3
+        change = (before.double() + product(random_sum([1.0] * 8, self.SHAPE))).float().double() - before.double()
+        assert self.sketch_is_taken(change, stored=torch.ones(1))
+        sketched = spectrum_of_matrix(change, stored=torch.ones(1, 1))
+        monkeypatch.setattr(spectrum, "_LEAST_SKETCHED_SIDE", 10_000)
+        whole = spectrum_of_matrix(change, stored=torch.ones(1, 1))
+        assert sketched.rank == whole.rank == 8
+        assert sketched.effective_rank == pytest.approx(whole.effective_rank, rel=1e-4)
+        assert overlap(directions(change, 8), directions(change.mT.clone().mT, 8)) == pytest.approx(1)
