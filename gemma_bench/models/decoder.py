@@ -1,7 +1,7 @@
 """Gemma 3's forward in few plain operations, for weights that transformers' modules cannot hold.
 
-The residual stream, norms and rotations are float32; products take and give the projections' own type. Steps of one
-token need no mask (see `ring_cache`). `torch.compile` of such a step, its position a tensor, took 45 s and gained 4 %.
+All is float32 but keys and values, and with them attention, which are of the weights' `dtype`. Steps of one token need
+no mask (see `ring_cache`) and, where a C compiler is, take the short way through `step`.
 Legend: position counts the tokens of this call, token those of the whole text that a layer still keeps.
 """
 
@@ -16,7 +16,7 @@ from gemma_bench.models.catalog import Size
 from gemma_bench.models.ring_cache import Kept, RingCache
 
 Projection = Callable[[Tensor], Tensor]
-"""Takes rows [row, column] and returns [row, out], both of the decoder's type."""
+"""Takes rows [row, column] and returns [row, out], both in float32."""
 
 Rotation = tuple[Float[Tensor, "position width"], Float[Tensor, "position width"]]
 """Cosines, and sines whose first half is negated: rotating is then x·cos + roll(x)·sin."""
@@ -42,7 +42,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """All that a decoder needs; `rows` looks up the embedding in float32."""
+    """All that a decoder needs; `rows` looks up the embedding in float32, `dtype` is that of keys and values."""
 
     rows: Callable[[Int[Tensor, "batch position"]], Float[Tensor, "batch position hidden"]]
     layers: Sequence[LayerWeights]
@@ -92,17 +92,17 @@ class Decoder:
         x = (self.weights.rows(ids) * self.embedding_scale).flatten(0, 1)  # row hidden
         for index, (weights, kind) in enumerate(zip(self.weights.layers, self.size.layer_types, strict=True)):
             before, after, before_mlp, after_mlp = weights.norms
-            joined = weights.query_key_value(self._normed(x, before)).view(batch, new, -1, self.size.head_dim)
+            joined = weights.query_key_value(_norm(x, before)).view(batch, new, -1, self.size.head_dim)
             queries, keys, values = self._turned(joined.transpose(1, 2), weights.query_key_norm, rotations[kind])
             keys, values = keep(index, keys, values)
             mixed = self._mixed(queries, keys, values, None if masks is None else masks[kind])
-            x = x + _norm(weights.output(mixed).float(), after)
-            gate, up = weights.gate_up(self._normed(x, before_mlp)).chunk(2, dim=1)
-            x = x + _norm(weights.down(nn.functional.gelu(gate, approximate="tanh") * up).float(), after_mlp)
+            x = x + _norm(weights.output(mixed), after)
+            gate, up = weights.gate_up(_norm(x, before_mlp)).chunk(2, dim=1)
+            x = x + _norm(weights.down(nn.functional.gelu(gate, approximate="tanh") * up), after_mlp)
         return x.view(batch, new, -1)
 
     def _head(self, x: Float[Tensor, "batch position hidden"]) -> Float[Tensor, "batch position vocab"]:
-        return self.weights.head(self._normed(x.flatten(0, 1), self.weights.norm)).view(*x.shape[:2], -1)
+        return self.weights.head(_norm(x.flatten(0, 1), self.weights.norm)).view(*x.shape[:2], -1)
 
     def _turned(
         self,
@@ -113,9 +113,10 @@ class Decoder:
         """Split queries, keys and values, which lie in this order; norm and rotate the first two."""
         query_count, key_count = self.size.num_attention_heads, self.size.num_key_value_heads
         cosine, sine = rotation
-        plain = _norm(joined[:, : query_count + key_count].float(), norm)
-        turned = torch.addcmul(plain * cosine, plain.roll(self.size.head_dim // 2, -1), sine).to(joined.dtype)
-        return turned[:, :query_count], turned[:, query_count:], joined[:, query_count + key_count :]
+        plain = _norm(joined[:, : query_count + key_count], norm)
+        turned = torch.addcmul(plain * cosine, plain.roll(self.size.head_dim // 2, -1), sine).to(self.weights.dtype)
+        values = joined[:, query_count + key_count :].to(self.weights.dtype)
+        return turned[:, :query_count], turned[:, query_count:], values
 
     def _mixed(
         self, queries: Kept, keys: Kept, values: Kept, mask: Bool[Tensor, "position token"] | None
@@ -133,10 +134,7 @@ class Decoder:
             attn_mask=None if mask is None else mask.repeat(count // key_count, 1),
             scale=self.scale,
         )
-        return mixed.reshape(batch, count, new, width).transpose(1, 2).reshape(batch * new, -1)
-
-    def _normed(self, x: Float[Tensor, "row hidden"], weight: Float[Tensor, " hidden"]) -> Float[Tensor, "row hidden"]:
-        return _norm(x, weight).to(self.weights.dtype)
+        return mixed.reshape(batch, count, new, width).transpose(1, 2).reshape(batch * new, -1).float()
 
     def _rotation(self, kind: str, positions: Int[Tensor, " position"]) -> Rotation:
         angles = positions[:, None] * self.frequencies[kind]

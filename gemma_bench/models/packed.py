@@ -1,9 +1,8 @@
-"""Matrices in 4 bits for torch's own CPU kernel, and MLX's packed words that they come from.
+"""Matrices as MLX packs them, and torch's own 4-bit CPU kernel for machines that cannot build ours (see `product`).
 
-The kernel computes x·W with w = (q − 8)·scale + zero, which is MLX's w = q·scale + bias with zero = bias + 8·scale.
-8 bits are served by our own kernel (see `product`) or, where no C compiler can build it, as two planes of 4,
-q = 16·high + low, side by side in one product: torch's 8-bit kernel has no groups and is no faster (oneDNN's is, but
-rounds x to 8 bits too, which raises the 270M's perplexity by 0.3 and more).
+torch's computes x·W with w = (q − 8)·scale + zero, which is MLX's w = q·scale + bias with zero = bias + 8·scale. 8 bits
+are two planes of 4, q = 16·high + low, side by side in one product: torch's 8-bit kernel has no groups and is no faster
+(oneDNN's is, but rounds x to 8 bits too, which raises the 270M's perplexity by 0.3 and more).
 """
 
 from collections.abc import Sequence
@@ -11,10 +10,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-from jaxtyping import BFloat16, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from gemma_bench.models.product import Int8Linear, can_multiply
+from gemma_bench.models.product import CodedLinear, can_multiply
 
 SERVED_BITS = (4, 8)
 
@@ -69,7 +68,7 @@ class Packed:
 
 
 class Int4Linear(nn.Module):
-    """y = x·Wᵀ by torch's 4-bit CPU kernel, for bfloat16 x of any number of rows."""
+    """y = x·Wᵀ by torch's 4-bit CPU kernel, which rounds any number of rows of float32 to bfloat16."""
 
     packed: Tensor
     scales_and_zeros: Tensor
@@ -93,18 +92,18 @@ class Int4Linear(nn.Module):
         self.register_buffer("packed", torch.cat(laid_out))
         self.register_buffer("scales_and_zeros", torch.stack((scales.T, zeros.T), -1).bfloat16().contiguous())
 
-    def forward(self, x: BFloat16[Tensor, "row column"]) -> BFloat16[Tensor, "row out"]:
+    def forward(self, x: Float[Tensor, "row column"]) -> Float[Tensor, "row out"]:
         """Return x·Wᵀ."""
-        planes = x if self.plane_count == 1 else torch.cat((x, x), dim=1)
+        planes = torch.cat([x.bfloat16()] * self.plane_count, dim=1)
         result: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
             planes, self.packed, self.group_size, self.scales_and_zeros
         )
-        return result[:, : self.rows]
+        return result[:, : self.rows].float()
 
 
-def linear(matrix: Packed) -> Int4Linear | Int8Linear:
-    """Lay a matrix out for the faster kernel that serves it here."""
-    return Int8Linear(matrix) if can_multiply(matrix) else Int4Linear(matrix)
+def linear(matrix: Packed) -> CodedLinear | Int4Linear:
+    """Take the better kernel that serves a matrix here."""
+    return CodedLinear(matrix) if can_multiply(matrix) else Int4Linear(matrix)
 
 
 class Stacked(nn.Module):
@@ -121,7 +120,7 @@ class Stacked(nn.Module):
             )
             self.parts.append(linear(Packed(words, scales, biases, same[0].bits)))
 
-    def forward(self, x: BFloat16[Tensor, "row column"]) -> BFloat16[Tensor, "row out"]:
+    def forward(self, x: Float[Tensor, "row column"]) -> Float[Tensor, "row out"]:
         """Return all results side by side."""
         if len(self.parts) == 1:
             only: Tensor = self.parts[0](x)

@@ -1,6 +1,6 @@
-"""Products with 8-bit matrices in C, which read a code once and convert it on the way: memory sets their pace.
+"""Products with 4- and 8-bit matrices in C, which read a code once and convert it on the way.
 
-torch has no 8-bit product with groups; two of its 4-bit ones in place of one take up to twice the time.
+torch has no 8-bit product with groups, and its 4-bit one takes and gives bfloat16.
 """
 
 import ctypes
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import BFloat16
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from gemma_bench.core.errors import UnavailableError
@@ -17,24 +17,41 @@ from gemma_bench.models.compiled import library
 if TYPE_CHECKING:
     from gemma_bench.models.packed import Packed
 
-_SOURCES = (Path(__file__).with_name("product.c"),)
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("product.h", "product.c", "step.c"))
 
-_ROWS, _LANES = 4, 16
+_LANES, _GROUPS = 16, 1024
+
+
+class Matrix(ctypes.Structure):
+    """What `product.h` calls a matrix."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "columns", "group", "bits")),
+        *((name, ctypes.c_void_p) for name in ("codes", "scales", "biases")),
+    )
 
 
 def can_multiply(matrix: "Packed") -> bool:
-    """Whether this machine has a C compiler, and the matrix is of 8 bits and a shape that the kernel takes."""
-    rows, group_size = matrix.words.shape[0], matrix.group_size
-    fits = matrix.bits == 8 and rows % _ROWS == 0 and group_size % _LANES == 0  # noqa: PLR2004
-    return fits and _kernel() is not None
+    """Whether this machine has a C compiler, and the matrix has a shape that the kernel takes."""
+    group_bytes, groups = matrix.group_size * matrix.bits // 8, matrix.scales.shape[1]
+    return group_bytes % _LANES == 0 and groups <= _GROUPS and kernels() is not None
 
 
-def _kernel() -> ctypes.CDLL | None:
+def kernels() -> ctypes.CDLL | None:
+    """Load the kernels; `None` where there is no C compiler that can build them."""
     return library(_SOURCES, "-fopenmp")
 
 
-class Int8Linear(nn.Module):
-    """y = x·Wᵀ in float32, for bfloat16 x of any number of rows."""
+def required_kernels() -> ctypes.CDLL:
+    """Load the kernels, or say what is missing."""
+    found = kernels()
+    if found is None:
+        raise UnavailableError("compiler", "these products need a C compiler: install gcc or clang")
+    return found
+
+
+class CodedLinear(nn.Module):
+    """y = x·Wᵀ for float32 x of any number of rows, each rounded to 16 bits."""
 
     words: Tensor
     scales: Tensor
@@ -42,27 +59,24 @@ class Int8Linear(nn.Module):
 
     def __init__(self, matrix: "Packed") -> None:
         """Take a matrix that `can_multiply` accepts, as it is packed; its scales become bfloat16 where they are not."""
-        kernel = _kernel()
-        if kernel is None:
-            raise UnavailableError("compiler", "8-bit products need a C compiler: install gcc or clang")
         super().__init__()
-        self.rows, self.group_size = len(matrix.words), matrix.group_size
         self.register_buffer("words", matrix.words.contiguous())
         self.register_buffer("scales", matrix.scales.bfloat16().contiguous())
         self.register_buffer("biases", matrix.biases.bfloat16().contiguous())
-        self.kernel = kernel.product
-        self.matrix = [ctypes.c_void_p(part.data_ptr()) for part in (self.words, self.scales, self.biases)]
+        self.kernel = required_kernels().product
+        columns = matrix.group_size * matrix.scales.shape[1]
+        places = (part.data_ptr() for part in (self.words, self.scales, self.biases))
+        self.matrix = Matrix(len(matrix.words), columns, matrix.group_size, matrix.bits, *places)
 
-    def forward(self, x: BFloat16[Tensor, "row column"]) -> BFloat16[Tensor, "row out"]:
+    def forward(self, x: Float[Tensor, "row column"]) -> Float[Tensor, "row out"]:
         """Return x·Wᵀ."""
-        inputs = x.float().contiguous()
-        sums = inputs.unflatten(1, (-1, self.group_size)).sum(-1)
-        result = torch.empty(len(x), self.rows)
-        counts = (torch.get_num_threads(), len(x), self.rows, x.shape[1], self.group_size)
+        inputs, rows = x.contiguous(), self.matrix.rows
+        room, result = torch.empty(len(x), 2 * self.matrix.columns), torch.empty(len(x), rows)
         self.kernel(
-            *map(ctypes.c_int64, counts),
-            *(ctypes.c_void_p(part.data_ptr()) for part in (inputs, sums)),
-            *self.matrix,
-            ctypes.c_void_p(result.data_ptr()),
+            ctypes.c_int64(torch.get_num_threads()),
+            ctypes.c_int64(len(x)),
+            ctypes.byref(self.matrix),
+            *(ctypes.c_void_p(part.data_ptr()) for part in (inputs, room, result)),
+            ctypes.c_int64(rows),
         )
-        return result.bfloat16()
+        return result

@@ -4,19 +4,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gemma_bench.core.errors import BadInputError, UnavailableError
 from gemma_bench.models.backend import Masks
 from gemma_bench.models.catalog import Size
-from gemma_bench.models.decoder import Decoder, DecoderWeights, LayerWeights
+from gemma_bench.models.decoder import Decoder, DecoderWeights, LayerWeights, MaskTensors
 from gemma_bench.models.folder import ModelFolder
 from gemma_bench.models.headers import weight_files
 from gemma_bench.models.inputs import check_masks, cut_to_kept, token_array
 from gemma_bench.models.packed import SERVED_BITS, WORD_BITS, Packed, Stacked
 from gemma_bench.models.ring_cache import RingCache
+from gemma_bench.models.step import Step, can_step
 from gemma_bench.models.tokenizer import load_tokenizer
 
 
@@ -51,7 +52,7 @@ class QuantisedTorchBackend:
         cache = self.new_cache() if cache is None else cache
         ids = token_array(tokens, self.size, cache.read_tokens)
         given = None if masks is None else self._mask_tensors(masks, ids.shape[1], cache.read_tokens)
-        return self.model.decoder.forward(torch.from_numpy(ids), cache, given, last_only=last_only)
+        return self.model.read(torch.from_numpy(ids), cache, given, last_only=last_only)
 
     def _mask_tensors(self, masks: Masks, query_tokens: int, read_tokens: int) -> dict[str, Tensor]:
         check_masks(masks, query_tokens, read_tokens)
@@ -111,7 +112,16 @@ class QuantisedGemma(nn.Module):
         head = self._stacked("head", [embedding])
         norm = self._norm("model.norm")
         self.decoder = Decoder(size, DecoderWeights(embedding.rows, layers, norm, head, torch.bfloat16))
+        self.step = Step(self.decoder) if can_step(self.decoder) else None
         del self._matrices, self._vectors
+
+    def read(
+        self, ids: Int[Tensor, "batch position"], cache: RingCache, masks: MaskTensors | None, *, last_only: bool
+    ) -> Float[Tensor, "batch position vocab"]:
+        """Read on, a single token by the short way where there is one; see `Decoder.forward`."""
+        if self.step is not None and masks is None and ids.shape == (1, 1):
+            return self.step(ids, cache)
+        return self.decoder.forward(ids, cache, masks, last_only=last_only)
 
     def _layer(self, stem: str, size: Size) -> LayerWeights:
         attention, mlp = f"{stem}.self_attn", f"{stem}.mlp"
