@@ -1,12 +1,11 @@
 """The question: how fast does a model run here, how much of the bandwidth is that, and are its tokens right."""
 
 import time
-from importlib.util import find_spec
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.errors import BadInputError, unknown
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.records import Record
 from gemma_bench.measure import summary
@@ -17,7 +16,7 @@ from gemma_bench.measure.throughput import Trial, Workload, trials
 from gemma_bench.measure.turn import turn
 from gemma_bench.measure.validity import broken_rules, read_state
 from gemma_bench.models.backend import Backend, subject
-from gemma_bench.models.loading import BACKENDS, load
+from gemma_bench.models.loading import BACKENDS, is_installed, load
 
 VERSION = 2
 
@@ -46,6 +45,8 @@ class Config(BaseModel):
 
     def check(self) -> None:
         """Refuse counts that have no meaning, before anything is loaded."""
+        if self.backend not in BACKENDS:
+            raise unknown("backend", self.backend, BACKENDS)
         if self.trials < 1:
             raise BadInputError(f"trials must be at least 1, got {self.trials}")
         self.workload.check_counts()
@@ -182,7 +183,7 @@ def _repeat(backend: Backend, config: Config, progress: Progress) -> tuple[list[
 
 def _load(config: Config, progress: Progress) -> tuple[Backend, MemoryMeter | None]:
     """Load a model, its memory watched; what cannot be loaded is left to `load` to explain."""
-    if config.backend not in BACKENDS or find_spec(config.backend) is None:
+    if not is_installed(config.backend):
         return load(config.model, config.backend, config.device, config.dtype, progress), None
     meter = MemoryMeter(allocator_of(config.backend, _device(config)))
     with meter.phase("load"):

@@ -21,7 +21,7 @@ from gemma_bench.measure.throughput import Trial, Workload, by_case, in_turn, ru
 from gemma_bench.measure.turn import turn
 from gemma_bench.measure.validity import State, broken_rules, read_state
 from gemma_bench.models.backend import Backend, subject
-from gemma_bench.models.loading import load
+from gemma_bench.models.loading import LLAMA, is_installed, load
 from gemma_bench.models.weights import locate
 
 VERSION = 2
@@ -30,7 +30,10 @@ _LEAST_ROUNDS = 2
 
 
 class Row(BaseModel):
-    """One way to run a model; a slow library may write fewer tokens, and leave the text unread."""
+    """One way to run a model; a slow library may write fewer tokens, and leave the text unread.
+
+    A row that `may_be_missing` is left out where its library is not installed.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,6 +43,7 @@ class Row(BaseModel):
     dtype: str | None = None
     new_tokens: int | None = None
     reads_text: bool = True
+    may_be_missing: bool = False
 
     @property
     def name(self) -> str:
@@ -78,6 +82,7 @@ STUDY = Config(
         Row(model="270m", backend="torch", dtype="bfloat16"),
         Row(model="270m", backend="torch", dtype="float32"),
         *(Row(model=f"270m-{scheme}", backend="torch") for scheme in ("4bit", "fitted", "head8", "mixed", "all8")),
+        Row(model="270m", backend=LLAMA, dtype="Q4_K_M", may_be_missing=True),
         Row(model="270m", backend="mlx", dtype="bfloat16", new_tokens=8, reads_text=False),
         Row(model="270m-4bit", backend="mlx", new_tokens=4, reads_text=False),
     ),
@@ -135,8 +140,9 @@ def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) 
         raise BadInputError(f"rounds must be at least {_LEAST_ROUNDS}, got {config.rounds}")
     if not config.rows:
         raise BadInputError("rows must be at least 1, got 0")
-    folders = {row: locate(row.model, progress) for row in config.rows}
-    backends = {row: load(folders[row], row.backend, row.device, row.dtype, progress) for row in config.rows}
+    rows = [row for row in config.rows if not row.may_be_missing or is_installed(row.backend)]
+    folders = {row: locate(row.model, progress) for row in rows}
+    backends = {row: load(folders[row], row.backend, row.device, row.dtype, progress) for row in rows}
     cases = {row: (backend, _workload(config, row)) for row, backend in backends.items()}
     for row, (backend, workload) in cases.items():
         workload.check(backend.size)

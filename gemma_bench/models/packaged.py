@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemma_bench.core.errors import DamagedFileError, UnavailableError
-from gemma_bench.core.files import Progress, new_folder, sha256, silent
+from gemma_bench.core.files import Progress, new_file, new_folder, sha256, silent
 from gemma_bench.models.catalog import Size, find
 from gemma_bench.models.folder import ModelFolder, open_folder
 from gemma_bench.models.saving import require_room, write_folder
+from gemma_bench.models.weights import models_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,15 @@ def build_270m(destination: Path, progress: Progress = silent) -> ModelFolder:
         _write_dequantised(assemble(chunks, source / _GGUF, progress), partial, progress)
         shutil.rmtree(source)
     return open_folder(destination, progress)
+
+
+def gguf_file(progress: Progress = silent) -> Path:
+    """Return the GGUF file itself, put together and checked at first use."""
+    file = models_folder().parent / "gguf" / _GGUF
+    if not file.exists():
+        with new_file(file) as partial:
+            assemble(package_chunks(), partial, progress)
+    return file
 
 
 def package_chunks() -> list[Path]:
