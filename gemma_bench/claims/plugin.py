@@ -96,7 +96,7 @@ def recorded(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Return the newest clean record of an experiment: `recorded("capacity_scaling", CapacityRecord, version=2)`.
 
     `where=lambda record: record.scale == "study"` chooses among configurations. Without one the claim is `not run`, or
-    `stale` where other versions of the experiment left some.
+    `stale` where the experiment's newest one is of another version.
     """
     root = request.config.rootpath
 
@@ -108,12 +108,12 @@ def recorded(request: pytest.FixtureRequest) -> Callable[..., Any]:
             path, record = found
             request.node.stash[RECORD] = path.relative_to(root).as_posix()
             return record
-        for path, other in clean_records(root / "results", experiment):
-            if other.experiment_version != version:
-                request.node.stash[RECORD] = path.relative_to(root).as_posix()
-                raise StaleRecordError(
-                    f"{path.name} is of version {other.experiment_version}, the experiment is at {version}"
-                )
+        path, newest_of_all = next(clean_records(root / "results", experiment), (root, None))
+        if newest_of_all is not None and newest_of_all.experiment_version != version:
+            request.node.stash[RECORD] = path.relative_to(root).as_posix()
+            raise StaleRecordError(
+                f"{path.name} is of version {newest_of_all.experiment_version}, the experiment is at {version}"
+            )
         which = "" if where is anything else ", of the configuration that the claim is about,"
         raise UnavailableError("record", f"no clean record of experiment {experiment}{which} under results/records")
 

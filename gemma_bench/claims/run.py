@@ -118,6 +118,8 @@ class ClaimRun:
             outcome, text = caught_fault(claim, fault, self.judgements.get((claim.id, BASELINE)), judgement)
         if call.excinfo and isinstance(call.excinfo.value, GemmaBenchError):
             report.longrepr = None  # one sentence that a user can act on needs no traceback
+        if report.when == "setup" and outcome == "passed":
+            outcome = "skipped"  # after a setup that passed pytest would run the spec, without its evidence
         settle(report, outcome, text, judgement.verdict)
         return report
 

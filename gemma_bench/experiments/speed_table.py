@@ -169,7 +169,7 @@ def _records(
     scale: str,
 ) -> Iterator[TableRecord]:
     seconds = sum(trial.duration_s for done in trials.values() for trial in done)
-    for row in config.rows:
+    for row in trials:
         yield _record(config, row, backends, trials, broken_rules(*states, seconds, _rates(trials[row])), scale)
     if not _is_complete(config, trials):
         raise KeyboardInterrupt

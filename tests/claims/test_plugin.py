@@ -276,6 +276,32 @@ def test_a_recorded_claim_chooses_the_scale_that_it_is_about(project):
     assert (line["verdict"], line["record"]) == ("holds", study)
 
 
+def test_evidence_that_cannot_be_made_is_a_verdict_wherever_it_is_made(project):
+    """A fixture may find its run invalid, which an open claim bears: the spec itself is then not run."""
+    fixture = """
+import pytest
+@pytest.fixture
+def evidence():
+    from gemma_bench.core.errors import InvalidRunError
+    raise InvalidRunError("throttled", "the machine was hot")
+"""
+    open_spec = RECORDED.replace("holds", "open").replace("recorded", "evidence").replace('"evidence"', '"measured"')
+    project.write("test_speed", fixture + open_spec)
+    project.write("faults", "def slow(): ...\n")
+    assert project.pytest().returncode == 0
+    line = ledger(project)["A-1"]
+    assert (line["verdict"], line["reason"]) == ("invalid", "throttled: the machine was hot")
+
+
+def test_a_record_of_another_configuration_does_not_make_a_claim_stale(project):
+    project.write("test_speed", RECORDED.replace("version=2", "version=2, where=lambda record: False"))
+    project.write("faults", "def slow(): ...\n")
+    keep_speed(project, 1, version=1, rate=70.0)
+    keep_speed(project, 2, version=2, rate=70.0)
+    project.pytest()
+    assert ledger(project)["A-1"]["verdict"] == "not run"
+
+
 def test_record_keeps_ledger_and_evidence_under_results(project):
     project.write("test_speed", HEAD + spec("A-1", JUDGE) + spec("B-1", JUDGE))
     project.write("faults", FAULTS)
