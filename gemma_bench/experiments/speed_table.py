@@ -7,6 +7,7 @@ product or cache. What coarser weights cost is the perplexity's to say.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from gemma_bench.core.errors import BadInputError
@@ -16,7 +17,7 @@ from gemma_bench.core.records import Record
 from gemma_bench.measure import summary
 from gemma_bench.measure.bandwidth import bandwidth_under
 from gemma_bench.measure.known_text import NAME, known_tokens
-from gemma_bench.measure.likelihood import perplexity
+from gemma_bench.measure.likelihood import token_nats
 from gemma_bench.measure.throughput import Trial, Workload, by_case, in_turn, run_trial, until_interrupted
 from gemma_bench.measure.turn import turn
 from gemma_bench.measure.validity import State, broken_rules, read_state
@@ -98,8 +99,9 @@ class TableRecord(Record):
     """One row of the table; `samples` are its decode rates, one per round, in the order of the rounds.
 
     `same_tokens_ratio` and `largest_gap_nats` are against the first row with the same weights; what is held equal
-    between rows is the model that was rounded, prompt, number of tokens and machine. `perplexity` is `None` where the
-    row does not read the text. `is_complete` is not so after Ctrl-C: fewer rounds, in every row as many, and no text.
+    between rows is the model that was rounded, prompt, number of tokens and machine. `token_nats` are the text's, whose
+    mean is the logarithm of `perplexity`; that is `None` where the row does not read the text. `is_complete` is not so
+    after Ctrl-C: fewer rounds, in every row as many, and no text.
     """
 
     row: str
@@ -121,6 +123,7 @@ class TableRecord(Record):
     text: str
     text_count_tokens: int
     perplexity: float | None
+    token_nats: tuple[float, ...] = ()
     reference: str
     has_finite_logits: bool
     same_tokens_ratio: float
@@ -186,6 +189,7 @@ def _record(
     backend, first, workload = backends[row], config.rows[0], _workload(config, row)
     is_complete, figures = _is_complete(config, trials), summary.rates(trials[row])
     text = _text(config, row, backend) if is_complete else []
+    nats = token_nats(backend, text) if text else np.array([])
     over = ratio(_rates(trials[row]), _rates(trials[first]))
     return TableRecord.measured(
         subject(backend, config.seed),
@@ -204,7 +208,8 @@ def _record(
         **over.named("over_first_row", "ratio"),
         text=NAME,
         text_count_tokens=len(text),
-        perplexity=perplexity(backend, text) if text else None,
+        perplexity=float(np.exp(nats.mean())) if text else None,
+        token_nats=tuple(nats.tolist()),
         **summary.output(backend, workload, trials[row], _same_weights(backend, backends.values())),
         broken_rules=tuple(rules),
         is_complete=is_complete,

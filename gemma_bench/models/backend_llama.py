@@ -43,7 +43,9 @@ class LlamaBackend:
         try:
             import llama_cpp  # type: ignore[import-not-found, unused-ignore]
         except ImportError as error:
-            raise UnavailableError(self.name, "llama_cpp is not installed: `pip install llama-cpp-python`") from error
+            raise UnavailableError(
+                self.name, f"{error.name} is not installed: `pip install llama-cpp-python`"
+            ) from error
         device_here(device or self.device, [self.device], [self.device])
         if folder.origin != ORIGIN or precision not in (None, self.precision):
             got = f"{folder.model_id} ({folder.origin}) in {precision or 'any'}"
