@@ -115,7 +115,7 @@ def test_faults_are_caught_only_by_a_reversed_judgement(project):
     assert "A-1       catches 1/1" in done.stdout
     assert "B-1       catches 1/3" in done.stdout
     assert "C-1       catches 0/1" in done.stdout
-    assert project.pytest("specs", "--faults", "-k", "a_1").returncode == 0
+    assert project.pytest_alone("specs", "--faults", "-k", "a_1").returncode == 0
     project.pytest()
     assert {name: line["faults_caught"] for name, line in ledger(project).items()} == {"A-1": 1, "B-1": 1, "C-1": 0}
     project.write("test_speed", text.replace("return 80", "return 81"))
@@ -214,7 +214,7 @@ def test_contents_lists_without_importing(project):
     done = project.pytest("specs", "--contents")
     assert done.returncode == 0
     assert "  H-1       measured   fixture Claim H-1 is true." in done.stdout
-    assert project.pytest("nowhere", "--contents").returncode == 2
+    assert project.pytest_alone("nowhere", "--contents").returncode == 2
 
 
 RECORDED = '''
@@ -305,7 +305,7 @@ def test_a_record_of_another_configuration_does_not_make_a_claim_stale(project):
 def test_record_keeps_ledger_and_evidence_under_results(project):
     project.write("test_speed", HEAD + spec("A-1", JUDGE) + spec("B-1", JUDGE))
     project.write("faults", FAULTS)
-    assert project.pytest("specs", "--record", "-k", "a_1").returncode == 2, "a part must not replace the whole"
+    assert project.pytest_alone("specs", "--record", "-k", "a_1").returncode == 2, "a part must not replace the whole"
     left_out = project.pytest("specs", "--record", "--deselect", "specs/test_speed.py::test_a_1")
     assert (left_out.returncode, (project.root / "results").exists()) == (2, False)
     assert project.pytest("specs", "--record").returncode == 0
