@@ -12,7 +12,7 @@ from gemma_bench.experiments.arms_record import ArmsRecord
 from gemma_bench.experiments.low_rank_arms import Arm, Course, run_arm, warm_up
 from gemma_bench.experiments.low_rank_comparison import Comparison, check_memory, compare_arms
 from gemma_bench.methods.relora import ReLoRA
-from gemma_bench.models.catalog import Size
+from gemma_bench.models.catalog import SIZES, Size
 from gemma_bench.training.method import Full, Lora
 from gemma_bench.training.micro import MICRO
 
@@ -39,20 +39,8 @@ SMALL = Size(
 )
 """0.8 million parameters."""
 
-MINI = Size(
-    name="mini",
-    num_hidden_layers=8,
-    hidden_size=512,
-    intermediate_size=2048,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=64,
-    query_pre_attn_scalar=64,
-    sliding_window=256,
-    max_position_embeddings=512,
-    **_SHAPE,
-)
-"""28 million parameters: the published 60M's width, over bytes."""
+BYTES_270M = SIZES["270m"].model_copy(update={"name": "270m over bytes", **_SHAPE})
+"""The 270m's layers, 100 million parameters, under an embedding of bytes."""
 
 
 class Config(BaseModel):
@@ -116,8 +104,8 @@ STUDY = Config(
 
 FULL = Config(
     course=Course(
-        size=MINI,
-        rows=64,
+        size=BYTES_270M,
+        rows=16,
         length=512,
         warm_steps=300,
         warm_rate=1e-3,
@@ -138,9 +126,9 @@ FULL = Config(
     processes=1,
     budget_s=400,
 )
-"""28 million parameters and 32,768 tokens a step on one GPU in under nine minutes: its time decides how many steps."""
+"""The 270m's layers from scratch, 8,192 tokens a step, one GPU: its time decides how many steps; never run so far."""
 
-MINUTES = {"fixture": 1, "study": 15, "full": 8}
+MINUTES = {"fixture": 1, "study": 15, "full": 10}
 
 
 def run(

@@ -67,7 +67,7 @@ def _held(record, times):
 
 
 @pytest.fixture
-def peak_over_capacity():
+def peak_over_capacity(request):
     """Return what tells where test loss peaks, in data over capacity, from the most steps of a record.
 
     A peak lies somewhere between the sizes beside it: the interval reaches from the lowest of these to the highest.
@@ -75,9 +75,13 @@ def peak_over_capacity():
     """
     from statistics import median
 
+    from evidence.known_answers import peak_at_nine_tenths
+
     from gemma_bench.core.errors import UnavailableError
 
     def judged(record):
+        if request.config.option.faults:
+            record = peak_at_nine_tenths(record)
         seeds = sorted(set(record.seeds))
         found = {
             steps: [record.peak(steps, seed) for seed in seeds]

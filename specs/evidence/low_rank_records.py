@@ -17,6 +17,17 @@ def arms(recorded):
 
 
 @pytest.fixture
+def step_by_step(arms, request):
+    """Return the record of how often to merge; in a fault run one where merging at every step is clearly worse."""
+    from evidence.known_answers import a_tenth_above
+
+    from gemma_bench.experiments import merge_frequency
+
+    record = arms(merge_frequency)
+    return a_tenth_above(record, "rank1_1") if request.config.option.faults else record
+
+
+@pytest.fixture
 def excess():
     """Return what compares an arm with another: how much higher its held-out loss is, seed by seed, and all losses."""
     from gemma_bench.core.intervals import mean_interval

@@ -15,6 +15,10 @@ from gemma_bench.experiments import (
 )
 from gemma_bench.experiments.arms_record import ArmsRecord, best_rate, is_bracketed
 from gemma_bench.experiments.low_rank_comparison import next_rate
+from gemma_bench.measure.training_closed_form import closed_form
+from gemma_bench.measure.training_memory import forecast
+from gemma_bench.models.catalog import SIZES
+from gemma_bench.training.plan import Plan
 
 (SAMPLE,) = (Path(__file__).parents[1] / "report/sample/results/records/low_rank_training").glob("*.json")
 
@@ -68,3 +72,13 @@ def test_the_largest_preset_is_counted_without_a_gpu(monkeypatch):
     monkeypatch.setattr(low_rank_comparison, "free_bytes", lambda _: 4 * 2**30)
     with pytest.raises(UnavailableError, match=r"needs \d+\.\d GiB, 1 at a time, 4\.0 GiB available"):
         low_rank_comparison.check_memory(low_rank_training.FULL.comparison(), "cuda")
+
+
+def test_the_largest_preset_has_the_layers_of_the_270m_and_fits_a_gpu_of_80_gb():
+    course, arms = low_rank_training.FULL.course, low_rank_training.FULL.comparison().arms
+    released, rows = SIZES["270m"], {"batch_size": course.rows, "length": course.length, "dtype": "float32"}
+    assert course.size.parameter_count == released.parameter_count - (262_144 - 262) * released.hidden_size
+    plans = [Plan(course.size, arm.method, **rows, autocast=True, loss_in_pieces=True) for arm in arms]
+    largest = max(plans, key=lambda plan: closed_form(plan).peak_bytes)
+    assert forecast(largest).peak_bytes <= closed_form(largest).peak_bytes < 80e9
+    assert course.steps % low_rank_training.FULL.cycles == 0

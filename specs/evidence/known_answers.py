@@ -1,0 +1,25 @@
+"""Records with known answers: what a fault run judges where a real record may leave a claim undecided.
+
+A fault is caught where it reverses a judgement, and an undecided one cannot be reversed. Nothing here is evidence.
+"""
+
+
+def peak_at_nine_tenths(record):
+    """Return a double descent whose test loss rises up to nine tenths of capacity and falls behind it."""
+    runs = zip(record.steps_counts, record.seeds, record.data_bits, strict=True)
+    ratios = [data / record.capacity(steps, seed) for steps, seed, data in runs]
+    return record.model_copy(update={"test_bits_per_token": tuple(10 - 5 * abs(ratio - 0.9) for ratio in ratios)})
+
+
+def same_at_every_depth(record):
+    """Return marginal capacities of 2.8 bits per parameter in every block, with every seed."""
+    return record.model_copy(
+        update={"marginal_bits_per_parameter": tuple(2.8 for _ in record.marginal_bits_per_parameter)}
+    )
+
+
+def a_tenth_above(record, arm):
+    """Return arms of which one ends a tenth of a nat above all others, with every seed."""
+    seeds = [2.4 + 0.01 * place for place, _ in enumerate(record.held_out_nats[arm])]
+    nats = {name: tuple(one + 0.1 * (name == arm) for one in seeds) for name in record.held_out_nats}
+    return record.model_copy(update={"held_out_nats": nats})
