@@ -4,10 +4,12 @@ The rule says where an update comes from. A random A with B = 0 makes a step of 
 sketch of the gradient G, unbiased for a ~ N(0, I), with cosine 1/√n to it. The top singular pair of G is the best
 rank-1 step there is; with error feedback what it leaves out is added to the next gradient. A sign step is a random A
 under Adam with fresh moments. Where a rule needs G itself, hooks read it as the product of output gradients and inputs,
-which the backward pass holds anyway; only error feedback builds it, because it keeps it.
+which the backward pass holds anyway; only error feedback builds it, because it keeps it. An adapter that is about to be
+aimed adds nothing and is left out of that step's passes.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +19,7 @@ from peft.tuners.lora import LoraLayer
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.errors import BadInputError, InvalidRunError
 from gemma_bench.training import method
 from gemma_bench.training.adapters import PROJECTIONS, adapter_parameters, attach, layers, merge
 from gemma_bench.training.change import CumulativeChange
@@ -31,6 +33,8 @@ _POWER_STEPS = 3
 _TINY = 1e-30
 Vector = Float[Tensor, " width"]
 Product = Callable[[Vector], Vector]
+Pairs = Mapping[str, tuple[nn.Parameter, nn.Parameter]]
+"""B and A of every layer, by its name."""
 
 
 def descent(groups: list[dict[str, Any]], settings: Settings) -> torch.optim.Optimizer:
@@ -84,34 +88,35 @@ class TopPair:
         self.state = {}
 
     @torch.no_grad()
-    def aim(self, gradients: GradientFactors, found: dict[str, LoraLayer], rate: float, clip_norm: float) -> None:  # noqa: ARG002
-        """Set A to v and B's gradient to G·v = σ·u; their norm over all layers is clipped."""
-        for name, layer in found.items():
-            b, a = adapter_parameters(layer)
+    def aim(self, gradients: GradientFactors, found: Pairs, rate: float, clip_norm: float) -> Tensor:  # noqa: ARG002
+        """Set A to v and B's gradient to G·v = σ·u; their norm over all layers, which is returned, is clipped."""
+        for name, (b, a) in found.items():
             out, into = gradients.of(name)
             aimed, v = top_pair(lambda v: out.T @ (into @ v), lambda u: into.T @ (out @ u), a[0])  # noqa: B023
             a[0], b.grad = v, aimed[:, None].to(b)
-        if clip_norm:
-            nn.utils.clip_grad_norm_([adapter_parameters(layer)[0] for layer in found.values()], clip_norm)
+        norm: Tensor = nn.utils.clip_grad_norm_([b for b, _ in found.values()], clip_norm or math.inf)
+        return norm
 
 
 class ErrorFeedback(TopPair):
     """The top pair of gradient plus all that earlier steps left out."""
 
     @torch.no_grad()
-    def aim(self, gradients: GradientFactors, found: dict[str, LoraLayer], rate: float, clip_norm: float) -> None:
-        """Take the step itself: B = −σ·u of rate·G + residual, which loses what was taken."""
+    def aim(self, gradients: GradientFactors, found: Pairs, rate: float, clip_norm: float) -> Tensor:
+        """Take the step itself: B = −σ·u of rate·G + residual, which loses what was taken; return the norm of all G."""
         wholes, norms = dict[str, Tensor](), list[Tensor]()
         for name in found:
             wholes[name] = gradients.whole(name)
             norms.append(wholes[name].norm())  # while it is in the cache
-        share = min(1.0, clip_norm / (float(torch.stack(norms).norm()) + 1e-6)) if clip_norm else 1.0
-        for name, layer in found.items():
-            (b, a), whole = adapter_parameters(layer), wholes.pop(name)
-            wanted = self.state.setdefault(name, torch.zeros_like(whole)).add_(whole, alpha=rate * share)
+        norm: Tensor = torch.stack(norms).norm()
+        share = min(1.0, clip_norm / (float(norm) + 1e-6)) if clip_norm else 1.0
+        for name, (b, a) in found.items():
+            whole, kept = wholes.pop(name), self.state.get(name)
+            wanted = whole.mul_(rate * share) if kept is None else kept.add_(whole, alpha=rate * share)
             step, v = top_pair(wanted.mv, wanted.T.mv, a[0])
-            wanted.addr_(step, v, alpha=-1)
-            a[0], b[:, 0], b.grad = v, -step, None
+            self.state[name] = wanted.addr_(step, v, alpha=-1)
+            a[0], b[:, 0] = v, -step
+        return norm
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,8 @@ class Merges(MethodCallback):
     def __init__(self, options: RankOne, found: dict[str, LoraLayer], seed: int) -> None:
         """Start with nothing merged; layers are given, because a walk through the model at every step costs."""
         self.options, self.rule, self.layers = options, RULES[options.rule], found
-        self.parameters = [parameter for layer in found.values() for parameter in adapter_parameters(layer)]
+        self.pairs: Pairs = {}
+        self.norm = torch.zeros(())
         self.aim = self.rule.aim() if self.rule.aim else None
         self.generator, self.change = Generator().manual_seed(seed), CumulativeChange()
         self.gradients = GradientFactors()
@@ -174,6 +180,7 @@ class Merges(MethodCallback):
 
     def begin(self, now: Moment) -> None:
         """Draw the first adapters and start to watch gradients where the rule needs them."""
+        self.pairs = {name: adapter_parameters(layer) for name, layer in self.layers.items()}
         if now.step == 0:
             for layer in self.layers.values():
                 random_a(layer, self.generator)
@@ -182,14 +189,28 @@ class Merges(MethodCallback):
             self.gradients.watch(self.layers)
 
     def before_gradients(self, now: Moment) -> None:
-        """Look at gradients in the first step of a cycle only."""
-        self.gradients.is_watching = now.step % self.options.merge_freq == 0
+        """Look at gradients in the first step of a cycle only, past the adapters, which add nothing then."""
+        if self.aim:
+            self._look(is_watching=now.step % self.options.merge_freq == 0)
 
     def before_step(self, now: Moment) -> None:
         """Aim the adapters with the gradients of all batches of this step."""
         if self.aim and self.gradients.is_watching:
-            self.aim.aim(self.gradients, self.layers, now.optimizer.param_groups[0]["lr"], now.clip_norm)
+            self.norm = self.aim.aim(self.gradients, self.pairs, now.optimizer.param_groups[0]["lr"], now.clip_norm)
             self.gradients.clear()
+            self._look(is_watching=False)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Let no gradient into the weights that is no number; the trainer sees none that hooks read."""
+        super().on_pre_optimizer_step(args, state, control, **more)
+        if not math.isfinite(norm := float(self.norm)):
+            step = state.global_step + 1
+            raise InvalidRunError("diverged", f"the gradient's norm became {norm} in step {step}")
+
+    def _look(self, *, is_watching: bool) -> None:
+        self.gradients.is_watching = is_watching
+        for layer in self.layers.values():
+            layer._disable_adapters = is_watching  # PEFT's own `enable_adapters` freezes them too
 
     def after_step(self, now: Moment) -> None:
         """Merge at the end of a cycle and begin the next one, without memory of this one."""
@@ -200,7 +221,7 @@ class Merges(MethodCallback):
         for layer in self.layers.values():
             merge(layer)
             self.rule.begin(layer, self.generator)
-        reset_moments(now.optimizer, self.parameters)
+        reset_moments(now.optimizer, (parameter for pair in self.pairs.values() for parameter in pair))
 
     def end(self, now: Moment) -> None:  # noqa: ARG002
         """Stop watching."""

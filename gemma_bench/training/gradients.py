@@ -40,7 +40,9 @@ class GradientFactors:
 
     def _hook(self, name: str) -> Callable[..., None]:
         def seen(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
-            if self.is_watching and torch.is_grad_enabled() and output.requires_grad:
+            if self.is_watching and torch.is_grad_enabled():
+                if not output.requires_grad:  # nothing that learns comes before: the backward pass ends here
+                    output.requires_grad_()
                 x = inputs[0].detach().flatten(0, -2)
                 keep = self._seen.setdefault(name, [])
                 output.register_hook(lambda delta: keep.append((delta.flatten(0, -2), x)))

@@ -103,17 +103,24 @@ class Trainer(Base):  # type: ignore[misc]
         """Add one batch's gradients; the loss is its share of the step's mean over targets."""
         with self.accelerator.autocast():
             loss: Tensor = self.objective(model, self._prepare_inputs(inputs)) / max(num_items_in_batch, 1)
-        if not math.isfinite(float(loss)):
-            raise self._diverged(f"loss became {float(loss)}")
+        if not math.isfinite(value := loss.item()):
+            raise self._diverged(f"loss became {value}")
         loss.backward()
         return loss.detach()
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:  # noqa: ARG002
-        owned = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
-        norm = nn.utils.clip_grad_norm_([p for p in owned if p.grad is not None], self.settings.clip_norm)
+        norm = nn.utils.clip_grad_norm_(list(self._owned_gradients()), self.settings.clip_norm)
         if not math.isfinite(float(norm)):
             raise self._diverged(f"gradient's norm became {float(norm)}")
         return norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Leave the norm out of the log where a method looks at gradients that no parameter has."""
+        return super()._get_grad_norm(model, grad_norm) if any(True for _ in self._owned_gradients()) else None
+
+    def _owned_gradients(self) -> Iterator[nn.Parameter]:
+        owned = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        return (parameter for parameter in owned if parameter.grad is not None)
 
     def _diverged(self, what: str) -> InvalidRunError:
         step = self.state.global_step + 1

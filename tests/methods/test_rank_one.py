@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.errors import BadInputError, InvalidRunError
 from gemma_bench.methods.rank_one import RULES, RankOne, random_a, top_pair
 from gemma_bench.training.adapters import layers
 from gemma_bench.training.gradients import GradientFactors
@@ -123,6 +123,7 @@ def test_a_longer_interval_merges_less_often(micro, rows):
     assert {int(torch.linalg.matrix_rank(part.matrix())) for part in merges.change.matrices.values()} == {2}
     now = merges.change.with_adapters(layers(trainer.model))
     assert {int(torch.linalg.matrix_rank(part.matrix())) for part in now.values()} == {3}
+    assert not any(layer.disable_adapters for layer in layers(trainer.model).values())
 
 
 def test_random_b_leaves_b_and_draws_it_anew(micro, rows):
@@ -150,6 +151,16 @@ def test_gradients_are_those_of_the_weights(micro, rows):
     adapted(**batch).loss.backward()
     with pytest.raises(KeyError):
         watch.whole(name)
+
+
+@pytest.mark.parametrize("rule", ["top_pair", "error_feedback"])
+def test_a_gradient_that_is_no_number_reaches_no_weight(micro, rows, rule, monkeypatch):
+    """The loss is one still; hooks alone see the gradient."""
+    seen = GradientFactors.of
+    monkeypatch.setattr(GradientFactors, "of", lambda self, name: [part * torch.nan for part in seen(self, name)])
+    with pytest.raises(InvalidRunError, match="gradient's norm became nan in step 1"):
+        fit(micro, RankOne(rule=rule), rows, ONE)
+    assert all(weight.isfinite().all() for weight in change_of(micro).values())
 
 
 def test_error_feedback_merges_at_every_step(micro):
