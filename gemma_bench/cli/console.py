@@ -2,8 +2,10 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +16,8 @@ from gemma_bench.core.files import Progress as Report
 
 _PIPED_WIDTH = 160
 """Columns where no terminal says how many there are; rich would cut tables at 80."""
+
+_LINE_EVERY_S = 30
 
 output = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 errors = Console(stderr=True)
@@ -28,7 +32,13 @@ def print_json(data: Any) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Report]:
-    """Yield a progress callback that draws a bar for each thing it hears of; figures may follow its name after `: `."""
+    """Yield a progress callback that draws a bar for each thing it hears of; figures may follow its name after `: `.
+
+    Where no terminal is there to draw on, as in a log file, a plain line comes now and then.
+    """
+    if not errors.is_terminal:
+        yield plain_lines()
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -36,11 +46,33 @@ def progress_bar() -> Iterator[Report]:
         TimeRemainingColumn(),
     )
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
+    with Progress(*columns, console=errors, transient=True) as bars:
 
         def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+            name = what.partition(": ")[0]
+            if name not in tasks:
+                tasks[name] = bars.add_task(what, total=total)
+            bars.update(tasks[name], description=what, completed=done, total=total)
 
         yield report
+
+
+def plain_lines() -> Report:
+    """Return a progress callback that prints a line per thing every half minute, with the time left at its pace."""
+    began: dict[str, tuple[float, int]] = {}
+    told_s: dict[str, float] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        name, now_s = what.partition(": ")[0], time.monotonic()
+        began_s, first = began.setdefault(name, (now_s, done))
+        if now_s - told_s.setdefault(name, now_s) < _LINE_EVERY_S:
+            return
+        told_s[name] = now_s
+        left = ""
+        if done > first:
+            seconds = round((now_s - began_s) / (done - first) * (total - done))
+            left = f", {timedelta(seconds=seconds)} left"
+        share = f" ({100 * done / total:.0f} %)" if total else ""
+        errors.print(f"{what}, {done:,} of {total:,}{share}{left}", markup=False, highlight=False, soft_wrap=True)
+
+    return report
