@@ -35,13 +35,21 @@ def fuse(
 ) -> None:
     """Write a model with its adapter merged: one folder that transformers and mlx_lm load."""
     from gemma_bench.models.loading import load
+    from gemma_bench.models.weights import locate
+    from gemma_bench.training.adapters import Base, check_base
     from gemma_bench.training.adapters import load as load_adapter
     from gemma_bench.training.fuse import fuse as fuse_into
 
     if output_path.exists():
         raise BadInputError(f"output {output_path} exists already")
     with progress_bar() as progress:
-        backend: Any = load(model, "torch", "cpu", "float32", progress)
+        source = locate(model, progress)
+        if source.bits is not None:
+            raise BadInputError(
+                f"a model to fuse into must have whole weights, {source.path.name} has {source.bits} bits"
+            )
+        check_base(adapter_path, Base(model=source.model_id, sha256=source.sha256))
+        backend: Any = load(source, "torch", "cpu", "float32", progress)
         adapted = load_adapter(backend.model, adapter_path)
         folder = fuse_into(adapted, backend.folder, output_path, dtype=dtype, progress=progress)
     output.print(f"{folder.path}: {folder.precision}", highlight=False, soft_wrap=True)

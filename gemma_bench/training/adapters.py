@@ -14,10 +14,12 @@ import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from torch import Generator, Tensor, nn
 
-from gemma_bench.core.errors import BadInputError, unknown
-from gemma_bench.core.files import new_folder
+from gemma_bench.core.errors import BadInputError, DamagedFileError, unknown
+from gemma_bench.core.files import new_folder, read_text
 from gemma_bench.training.split_weights import add_product
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -25,6 +27,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 ADAPTER = "default"
 _PEFT_PREFIX = "base_model.model."
+_BASE = "base_model.json"
 
 
 def attach(
@@ -146,20 +149,54 @@ def merge_and_restart(model_layers: Mapping[str, LoraLayer], generator: Generato
         restart(layer, generator)
 
 
-def save(model: PeftModel, folder: Path) -> None:
+class Base(BaseModel):
+    """The plain model that an adapter was trained beside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    sha256: str
+
+
+def save(model: PeftModel, folder: Path, base: Base | None = None) -> None:
     """Write the adapter as a folder that PEFT loads, whole or not at all; a failure leaves `folder` as it was.
 
-    It fits the weights that it was trained beside: after a merge those are no longer the ones that were loaded.
+    It fits the weights that it was trained beside: after a merge those are no longer the ones that were loaded. Where
+    they are, `base` says which.
     """
     with new_folder(folder) as partial:
         model.save_pretrained(str(partial))
+        if base:
+            (partial / _BASE).write_text(base.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def check_base(folder: Path, base: Base) -> None:
+    """Refuse a model other than the one that an adapter was trained beside, where its folder says which that was."""
+    path = folder / _BASE
+    if not path.exists():
+        return
+    try:
+        there = Base.model_validate_json(read_text(path, "file"))
+    except ValidationError as error:
+        raise DamagedFileError(f"file {path} does not say which model the adapter was trained beside") from error
+    if there.sha256 != base.sha256:
+        raise BadInputError(
+            f"adapter {folder} was trained beside {there.model}, weights {there.sha256[:12]}, "
+            f"got {base.model}, weights {base.sha256[:12]}"
+        )
 
 
 def load(model: nn.Module, folder: Path) -> PeftModel:
     """Put a saved adapter beside a model's matrices, trainable."""
-    if not (folder / "adapter_config.json").exists():
-        raise BadInputError(f"folder {folder} holds no adapter: adapter_config.json is missing")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).exists():
+            raise BadInputError(f"folder {folder} holds no adapter: {name} is missing")
     plain: Any = model
-    with _without_old_name():
-        adapted: PeftModel = PeftModel.from_pretrained(plain, str(folder), is_trainable=True)
+    try:
+        with _without_old_name():
+            adapted: PeftModel = PeftModel.from_pretrained(plain, str(folder), is_trainable=True)
+    except SafetensorError as error:
+        raise DamagedFileError(f"adapter {folder / 'adapter_model.safetensors'} cannot be read: {error}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise BadInputError(f"adapter {folder} does not fit the model: {' '.join(str(error).split())[:300]}") from error
     return adapted

@@ -186,7 +186,8 @@ def _identity(paths: Paths, method: Any, settings: Settings, backend: Backend) -
 def _write(paths: Paths, trainer: Trainer, backend: Backend, progress: Progress) -> None:
     is_adapter = bool(adapters.layers(trainer.model)) and not trainer.prepared.changes_frozen_weights
     if is_adapter:
-        adapters.save(trainer.model, paths.output / "adapter")
+        base = adapters.Base(model=backend.folder.model_id, sha256=backend.folder.sha256)
+        adapters.save(trainer.model, paths.output / "adapter", base)
     mask_token = trainer.prepared.mask_token
     if paths.fuse or not is_adapter or mask_token is not None:  # an adapter folder cannot say what was masked
         model = paths.output / "model"

@@ -118,6 +118,36 @@ def test_fusing_an_adapter_changes_no_logit(gemma_bench, start, tiny, tmp_path):
     assert (again.code, "exists already" in again.err) == (2, True)
 
 
+def test_an_adapter_is_fused_into_its_own_model_only(gemma_bench, start, tiny, tmp_path):
+    from gemma_bench.models.catalog import TINY
+    from gemma_bench.models.tiny import random_folder
+
+    other, wider = random_folder(tmp_path / "other", seed=1).path, TINY.model_copy(update={"intermediate_size": 96})
+    assert gemma_bench(*start("lora", "run", "--iters", 1, "--save-every", 0)).code == 0
+    adapter = tmp_path / "run" / "adapter"
+    done = gemma_bench("fuse", "--model", other, "--adapter-path", adapter, "-o", tmp_path / "fused")
+    said = " ".join(done.err.split())
+    assert (done.code, "was trained beside tiny-float32, weights" in said) == (2, True)
+    assert not (tmp_path / "fused").exists()
+    (adapter / "base_model.json").unlink()  # as in an adapter from elsewhere
+    assert gemma_bench("fuse", "--model", other, "--adapter-path", adapter, "-o", tmp_path / "fused").code == 0
+    unlike = random_folder(tmp_path / "unlike", wider).path
+    done = gemma_bench("fuse", "--model", unlike, "--adapter-path", adapter, "-o", tmp_path / "none")
+    assert (done.code, "does not fit the model" in " ".join(done.err.split())) == (2, True)
+    (adapter / "adapter_model.safetensors").write_bytes(b"no tensors")
+    done = gemma_bench("fuse", "--model", tiny.path, "--adapter-path", adapter, "-o", tmp_path / "none")
+    assert (done.code, "cannot be read" in " ".join(done.err.split())) == (2, True)
+
+
+def test_an_adapter_that_learnt_nothing_fuses_to_the_model_itself(gemma_bench, tiny, tmp_path):
+    from gemma_bench.training import adapters
+
+    adapters.save(adapters.attach(load(tiny, "torch", "cpu", "float32").model, 2), tmp_path / "fresh")
+    done = gemma_bench("fuse", "--model", tiny.path, "--adapter-path", tmp_path / "fresh", "-o", tmp_path / "fused")
+    assert done.code == 0, done.err
+    assert np.array_equal(logits(tmp_path / "fused", "torch"), logits(tiny.path, "torch"))
+
+
 @pytest.mark.parametrize("method", ["relora", "rank1", "sbd"])
 def test_a_killed_run_resumes_without_a_trace(gemma_bench, start, started, tmp_path, method):
     """Kill -9 once there is a checkpoint; log and weights end as those of a run that nobody touched."""
