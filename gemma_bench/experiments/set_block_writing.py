@@ -85,10 +85,9 @@ class _GreedyPasses(TorchPasses):
         self, cache: TorchBlockCache, finished: Ids, block: Ids, is_masked: Bool[np.ndarray, "batch position"]
     ) -> Readout:
         """Read as `TorchPasses` does."""
-        picked = self.masked(cache, finished, block, is_masked)
-        if not len(picked):
+        logits = self.masked_logits(cache, finished, block, is_masked)
+        if not len(logits):
             return Readout(np.zeros(0), np.zeros(0), lambda _: np.zeros((0, 1)))
-        logits = self.model.get_output_embeddings()(picked)
         figures = readout(logits, self.mask_token)
         logits[:, self.mask_token] = -torch.inf
         ids = logits.argmax(dim=1).cpu().numpy()

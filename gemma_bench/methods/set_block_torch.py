@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from gemma_bench.core.errors import BadInputError
+from gemma_bench.methods.few_rows import few_row_products
 from gemma_bench.methods.set_block_passes import BlockMasks, Ids, Readout
-
-_FEWEST_ROWS, _MOST_ROWS, _LARGE_HEAD = 3, 32, 1 << 24
-"""Where oneDNN is the faster one: rows, and elements of the head's matrix."""
 
 MaskTensors = dict[str, Bool[Tensor, "batch 1 query key"]]
 
@@ -81,6 +79,7 @@ class TorchPasses:
         self.vocabulary_size, self.context_tokens = config.vocab_size, config.max_position_embeddings
         if not 0 <= mask_token < self.vocabulary_size:
             raise BadInputError(f"mask token must be between 0 and {self.vocabulary_size - 1}, got {mask_token}")
+        self.few_rows = few_row_products(model)
 
     def new_cache(self, padding: Int[np.ndarray, " batch"], room_tokens: int) -> TorchBlockCache:
         """Return an empty cache."""
@@ -91,13 +90,12 @@ class TorchPasses:
         self, cache: TorchBlockCache, finished: Ids, block: Ids, is_masked: Bool[np.ndarray, "batch position"]
     ) -> Readout:
         """Read finished tokens and a block behind them."""
-        masked = self.masked(cache, finished, block, is_masked)
-        return readout(head_logits(self.model.get_output_embeddings(), masked), self.mask_token)
+        return readout(self.masked_logits(cache, finished, block, is_masked), self.mask_token)
 
-    def masked(
+    def masked_logits(
         self, cache: TorchBlockCache, finished: Ids, block: Ids, is_masked: Bool[np.ndarray, "batch position"]
-    ) -> Float[Tensor, "masked hidden"]:
-        """Read as `read` does and return the last hidden states of the masked tokens.
+    ) -> Float[Tensor, "masked vocab"]:
+        """Read as `read` does and return the logits of the masked tokens.
 
         Rows of a batch without any are left out, unless there are finished tokens to keep.
         """
@@ -107,7 +105,10 @@ class TorchPasses:
             hidden = self.hidden(cache, finished, block, torch.from_numpy(rows).to(self.model.device))
         else:
             hidden = self.hidden(cache, finished, block)
-        return hidden[:, finished.shape[1] :][torch.from_numpy(is_masked).to(hidden.device)]
+        masked = hidden[:, finished.shape[1] :][torch.from_numpy(is_masked).to(hidden.device)]
+        with self.few_rows():
+            logits: Tensor = self.model.get_output_embeddings()(masked)
+        return logits
 
     @torch.inference_mode()
     def logits(self, cache: TorchBlockCache, finished: Ids, block: Ids) -> Float[np.ndarray, "batch position vocab"]:
@@ -133,35 +134,17 @@ class TorchPasses:
         told = [torch.from_numpy(array).to(self.model.device) for array in (ids, position.clip(min=0))]
         cache.rows = rows
         tokens, positions = told if rows is None else [array[rows] for array in told]
-        output = self.model.get_decoder()(
-            input_ids=tokens,
-            position_ids=positions,
-            attention_mask=cache.masks(finished.shape[1], block.shape[1]),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with self.few_rows():
+            output = self.model.get_decoder()(
+                input_ids=tokens,
+                position_ids=positions,
+                attention_mask=cache.masks(finished.shape[1], block.shape[1]),
+                past_key_values=cache,
+                use_cache=True,
+            )
         cache.kept_tokens += finished.shape[1]
         states: Tensor = output.last_hidden_state
         return states
-
-
-def head_logits(head: Any, hidden: Float[Tensor, "masked hidden"]) -> Float[Tensor, "masked vocab"]:
-    """Return a head's logits for the few rows of a block.
-
-    On a CPU torch gives a float32 product to BLAS, whose kernels take longer for 8 rows of the real head than for 16
-    (173 and 131 ms against 49 for one row, MKL, one thread); oneDNN's, on the same weights, take 87 and 101.
-    """
-    is_few = _FEWEST_ROWS <= len(hidden) <= _MOST_ROWS and hidden.dtype == torch.float32 and hidden.device.type == "cpu"
-    if (
-        is_few
-        and type(head) is nn.Linear
-        and head.weight.numel() >= _LARGE_HEAD
-        and torch.backends.mkldnn.is_available()
-    ):
-        logits: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, head.weight, None, "none", [], "")
-        return logits
-    plain: Tensor = head(hidden)
-    return plain
 
 
 def readout(logits: Float[Tensor, "masked vocab"], mask_token: int) -> Readout:

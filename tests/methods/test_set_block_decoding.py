@@ -14,7 +14,7 @@ from gemma_bench.core.errors import BadInputError
 from gemma_bench.methods.block_samplers import BlockSampler, EntropyBounded, Factor, FixedCount, LeftPrefix
 from gemma_bench.methods.set_block_decoding import SetBlock, decode
 from gemma_bench.methods.set_block_passes import Passes, passes_of
-from gemma_bench.methods.set_block_torch import TorchPasses, head_logits, readout
+from gemma_bench.methods.set_block_torch import TorchPasses, readout
 from gemma_bench.methods.set_block_trace import Answer, answers, stream_tokens
 from gemma_bench.models.backend import Backend
 from gemma_bench.models.catalog import TINY
@@ -241,13 +241,6 @@ def test_long_prompts_are_read_in_pieces(masked: Backend, monkeypatch: pytest.Mo
     pieces = list(decode(passes, [OTHER * 3, PROMPT], 20, method))
     assert answers(pieces) == whole
     assert pieces[0].width_tokens == 30 % 7 + 6
-
-
-@pytest.mark.parametrize("rows", [1, 3, 8, 33])
-def test_a_large_head_of_few_rows_has_the_same_logits(rows: int) -> None:
-    head, hidden = torch.nn.Linear(256, 1 << 16, bias=False), torch.randn(rows, 256)
-    with torch.inference_mode():
-        assert torch.allclose(head_logits(head, hidden), head(hidden), atol=1e-5)
 
 
 def test_entropies_are_in_nats_and_the_mask_token_is_out() -> None:
