@@ -24,21 +24,19 @@ class MlxBlockCache:
         self.layers = [MlxBlockLayer(self, kind == "sliding_attention") for kind in backend.size.layer_types]
         self.first_local_slot = 0
         self.offset: int | mx.array = 0
-        self.keep(0)
+        self.rows: mx.array | None = None
 
-    def keep(self, tokens: int) -> None:
-        """Keep so many tokens of the pass that was read last; positions, from which rotations follow, move on."""
-        self.kept_tokens += tokens
-        ragged = self.padding.any()
-        self.offset = mx.array(self.kept_tokens - self.padding) if ragged else self.kept_tokens
-
-    def masks(self, finished: int, block: int) -> Mapping[str, mx.array]:
-        """Return the masks of the pass to come."""
+    def begin(self, finished: int, block: int, rows: Int[np.ndarray, " row"]) -> Mapping[str, mx.array]:
+        """Return the masks of a pass of some rows or all, and set the positions from which its rotations follow."""
         masks = BlockMasks.of_pass(self, finished, block, self.window)
         self.first_local_slot = masks.first_local_slot
+        self.rows = mx.array(rows) if len(rows) < len(self.padding) else None
+        ragged = self.padding.any()
+        self.offset = mx.array(self.kept_tokens - self.padding[rows]) if ragged else self.kept_tokens
+        own = rows if ragged else slice(None)
         return {
-            "full_attention": mx.array(masks.full_attention),
-            "sliding_attention": mx.array(masks.sliding_attention),
+            "full_attention": mx.array(masks.full_attention[own]),
+            "sliding_attention": mx.array(masks.sliding_attention[own]),
         }
 
 
@@ -57,15 +55,21 @@ class MlxBlockLayer:
         return self.cache.offset
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write keys and values behind what is kept and return all that this pass may see."""
+        """Write keys and values behind what is kept and return all that this pass may see.
+
+        A pass of some rows only keeps nothing, so that there is nothing to write.
+        """
+        first, start = self.cache.first_local_slot if self.is_local else 0, self.cache.kept_tokens
+        rows = self.cache.rows
+        if rows is not None:
+            old_keys, old_values = self.keys[rows, :, first:start], self.values[rows, :, first:start]
+            return mx.concatenate([old_keys, keys], axis=2), mx.concatenate([old_values, values], axis=2)
         if self.keys is None:
             shape = (*keys.shape[:2], self.cache.room_tokens, keys.shape[3])
             self.keys, self.values = mx.zeros(shape, keys.dtype), mx.zeros(shape, values.dtype)
-        start = self.cache.kept_tokens
         stop = start + keys.shape[2]
         self.keys[:, :, start:stop] = keys
         self.values[:, :, start:stop] = values
-        first = self.cache.first_local_slot if self.is_local else 0
         return self.keys[:, :, first:stop], self.values[:, :, first:stop]
 
 
@@ -86,17 +90,20 @@ class MlxPasses:
     def read(
         self, cache: MlxBlockCache, finished: Ids, block: Ids, is_masked: Bool[np.ndarray, "batch position"]
     ) -> Readout:
-        """Read finished tokens and a block behind them."""
-        rows, offsets = np.nonzero(is_masked)
+        """Read finished tokens and a block behind them, as torch's passes do with rows that have nothing masked."""
+        rows = np.flatnonzero(is_masked.any(axis=1))
+        if finished.shape[1] or not len(rows):
+            rows = np.arange(len(is_masked))
+        where, offsets = np.nonzero(is_masked[rows])
         with mx.stream(self.backend.stream):
-            hidden = self.hidden(cache, finished, block)
-            picked = hidden[mx.array(rows), mx.array(finished.shape[1] + offsets)]
+            hidden = self.hidden(cache, finished, block, rows)
+            picked = hidden[mx.array(where), mx.array(finished.shape[1] + offsets)]
             return self._readout(self._head(picked))
 
     def logits(self, cache: MlxBlockCache, finished: Ids, block: Ids) -> Float[np.ndarray, "batch position vocab"]:
         """Return the logits of all tokens of a pass."""
         with mx.stream(self.backend.stream):
-            return np.array(self._head(self.hidden(cache, finished, block)))
+            return np.array(self._head(self.hidden(cache, finished, block, np.arange(len(block)))))
 
     def _head(self, hidden: mx.array) -> mx.array:
         logits: mx.array = self.model.model.embed_tokens.as_linear(hidden).astype(mx.float32)
@@ -109,12 +116,15 @@ class MlxPasses:
             for layer in cache.layers
         ]
 
-    def hidden(self, cache: MlxBlockCache, finished: Ids, block: Ids) -> mx.array:
-        """Return the last hidden states of finished tokens and block; the cache keeps the finished ones."""
-        ids = np.concatenate((finished, block), axis=1)
-        masks = cache.masks(finished.shape[1], block.shape[1])
+    def hidden(self, cache: MlxBlockCache, finished: Ids, block: Ids, rows: Int[np.ndarray, " row"]) -> mx.array:
+        """Return the last hidden states of finished tokens and block, of some rows if they have no finished tokens.
+
+        The cache keeps the finished ones.
+        """
+        ids = np.concatenate((finished, block), axis=1)[rows]
+        masks = cache.begin(finished.shape[1], block.shape[1], rows)
         hidden: mx.array = self.backend.masked_hidden(mx.array(ids.astype(np.int32)), masks, cache.layers)
-        cache.keep(finished.shape[1])
+        cache.kept_tokens += finished.shape[1]
         return hidden
 
     def _readout(self, logits: mx.array) -> Readout:

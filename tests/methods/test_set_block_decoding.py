@@ -133,21 +133,24 @@ def test_a_batch_writes_what_each_prompt_writes_alone(masked: Backend, sampler: 
     assert len({len(one.tokens) for one in together}) > 1, "control: rows end at different times"
 
 
-def test_rows_that_need_nothing_are_not_read(tiny_pair: list[Passes], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("library", [0, 1])
+def test_rows_that_need_nothing_are_not_read(
+    tiny_pair: list[Passes], library: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows end at different tokens; a pass with nothing to keep reads those that are not done, whatever the padding."""
-    passes, method = tiny_pair[0], SetBlock(6, EntropyBounded(11))
+    passes, method = tiny_pair[library], SetBlock(6, EntropyBounded(11))
     widths: list[int] = []
-    right = TorchPasses.hidden
+    right = type(passes).hidden  # type: ignore[attr-defined]
     prompts = [PROMPT, OTHER, [2, 44], OTHER[:7]]
     stops = {
         answer(passes, prompt, method=method).tokens[place] for prompt, place in zip(prompts, (4, 13), strict=False)
     }
 
-    def watched(self: TorchPasses, cache: Any, finished: Any, block: Any, rows: Any = None) -> Any:
+    def watched(self: Any, cache: Any, finished: Any, block: Any, rows: Any = None) -> Any:
         widths.append(len(block) if rows is None else len(rows))
         return right(self, cache, finished, block, rows)
 
-    monkeypatch.setattr(TorchPasses, "hidden", watched)
+    monkeypatch.setattr(type(passes), "hidden", watched)
     seen = list(decode(passes, prompts, 30, method, stop_tokens=stops))
     assert widths[: len(seen)] == [
         len(prompts) if one.width_tokens > 6 else len({fixed.row for fixed in one.fixed}) for one in seen
