@@ -20,7 +20,7 @@ from gemma_bench.training.plan import Plan, trainable_size
 from gemma_bench.training.step import Training
 
 VERSION = 1
-MINUTES = {"fixture": 0.2, "study": 12}
+MINUTES = {"fixture": 0.2, "study": 7}
 
 
 class Config(BaseModel):

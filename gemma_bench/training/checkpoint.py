@@ -109,7 +109,9 @@ def restore_model(trainer: "Trainer", checkpoint: Path) -> None:
     try:
         state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise DamagedFileError(f"checkpoint {checkpoint / STATE} cannot be read: {error}") from error
+        raise DamagedFileError(
+            f"checkpoint {checkpoint / STATE} cannot be read: remove {checkpoint.name} to go on from the one before"
+        ) from error
     with torch.no_grad():
         for name, tensor in changing_weights(trainer).items():
             tensor.copy_(state["weights"][name])
