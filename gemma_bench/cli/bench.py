@@ -1,5 +1,6 @@
 """`gemma-bench bench`: how fast, how much of what the memory allows, and whether the figure is evidence."""
 
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,8 +34,8 @@ def bench(
     json: Json = False,
 ) -> None:
     """Measure prefill and decode; EOS is ignored and tokenising left out."""
-    if delay < 0:
-        raise BadInputError(f"--delay must be at least 0 seconds, got {delay}")
+    if not 0 <= delay < inf:
+        raise BadInputError(f"--delay must be at least 0 seconds, got {delay:g}")
     chosen = model if bits in (None, WHOLE_BITS) else f"{model}-{bits}bit"
     if predict:
         _predict(model, machine, bits, json)

@@ -74,6 +74,7 @@ def test_a_prediction_needs_no_machine(gemma_bench):
         (["-p", "500", "-g", "20"], "are 520, the model's context is 512"),
         (["--device", "cuda"], "device 'cuda' is not available here"),
         (["--delay", "-1"], "--delay must be at least 0 seconds, got -1"),
+        (["--delay", "nan"], "--delay must be at least 0 seconds, got nan"),
         (["--backend", "jax"], "unknown backend 'jax', expected one of torch, mlx"),
         (["--backend", "mlx", "--device", "metal"], "device 'metal' is not available here"),
         (["--predict", "--machine", "m3ultra-80c-256gb", "--bits", "7"], "bits must be one of 2, 3, 4, 5, 6, 8, 16"),

@@ -38,7 +38,19 @@ def played(rates, spread=STEADY, peak_bytes=6_800_000_000, **rest):
 def judged(tmp_path, samples, *options):
     """Judge the hardware claims on a fake machine; return verdicts, reasons and the exit code."""
     ledger = tmp_path / "ledger.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "fake_m3_ultra", "-m", "hardware", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "fake_m3_ultra",
+        "-p",
+        "no:hypothesispytest",
+        "-m",
+        "hardware",
+        *options,
+    ]
     paths = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
     done = subprocess.run(
         [*command, "--rootdir", str(tmp_path), "--ledger", str(ledger), str(ROOT / "specs" / "test_02_speed.py")],

@@ -114,7 +114,8 @@ def test_a_warm_start_is_full_rank_training_and_hands_over(micro, rows):
     """In the warm start only the weights learn, bit for bit as without adapters; from then on only the adapters."""
     from gemma_bench.training.micro import micro_model
 
-    settings = Settings(iters=6, learning_rate=1e-3, batch_size=2)
+    # unclipped: a norm over the gradients rounds as they are ordered, which adapters change
+    settings = Settings(iters=6, learning_rate=1e-3, batch_size=2, clip_norm=0)
     full = fit(micro_model(seed=0), Full(), rows, settings).model.state_dict()
     method = ReLoRA(rank=2, reset_interval=20, rewarm_steps=0, warm_start_steps=6)
     trainer = fit(micro, method, rows, settings)
