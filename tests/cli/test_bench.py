@@ -116,9 +116,9 @@ def test_ctrl_c_before_the_first_repetition_leaves_nothing(gemma_bench, monkeypa
     assert not turn_file().exists()
 
 
-def test_a_signal_ends_a_real_run_with_130():
+def test_a_signal_ends_a_real_run_with_130(started):
     command = [sys.executable, "-m", "gemma_bench", "bench", "tiny", *SHORT, "-n", "1", "--delay", "600"]
-    running = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    running = started(command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while not turn_file().exists():
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)
