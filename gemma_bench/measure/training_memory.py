@@ -18,6 +18,9 @@ from gemma_bench.training.step import Training, prepared_model
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "temporaries")
 
+_LLAMA_PERIOD = 3
+"""All its layers are alike; three of them leave a section between the ends of a step."""
+
 
 class NotForeseenError(BadInputError):
     """A step decides by values, which tensors without contents have not."""
@@ -44,11 +47,57 @@ class TrainingMemory(BaseModel):
         return sum(self.model_dump().values())
 
 
+Peaks = dict[str, int]
+"""Bytes by kind at the peak of a section of a step."""
+
+
 def forecast(plan: Plan) -> TrainingMemory:
-    """Count a step's tensors without allocating one, as the CPU would make them; CUDA's kernels may make others."""
+    """Count a step's tensors without allocating one, as the CPU would make them; CUDA's kernels may make others.
+
+    Of a deep model two shallow ones are counted: its layers repeat, so that every section's peak grows evenly.
+    """
+    depths = _depths(plan)
+    if depths is None:
+        return _highest(_foreseen(plan))
+    shallow, deeper, times = depths
+    return _highest(_extended(_foreseen(shallow), _foreseen(deeper), times))
+
+
+def _foreseen(plan: Plan) -> list[list[Peaks]]:
     prepared = prepared_model(plan, "meta")
     with FakeTensorMode(), _explained(plan):
-        return tracked(Training(_with_fake_tensors(prepared), plan))
+        return _sections(Training(_with_fake_tensors(prepared), plan))
+
+
+def _depths(plan: Plan) -> tuple[Plan, Plan, int] | None:
+    """Return a plan of few layers, one of a period more, and how many periods its own has more; `None` if too few."""
+    layers = plan.size.num_hidden_layers
+    period = getattr(plan.size, "sliding_window_pattern", _LLAMA_PERIOD)
+    few = period + layers % period
+    if layers < few + (few + period):
+        return None
+    shallow, deeper = (
+        replace(plan, size=plan.size.model_copy(update={"num_hidden_layers": count})) for count in (few, few + period)
+    )
+    return shallow, deeper, (layers - few) // period
+
+
+def _extended(shallow: list[list[Peaks]], deeper: list[list[Peaks]], times: int) -> list[list[Peaks]]:
+    """Continue the peaks of two depths to a greater one, from both ends of each phase."""
+    return [
+        [_continued(a[at], b[at], times) for at in (*range((len(a) + 1) // 2), *range(-(len(a) // 2), 0))]
+        for a, b in zip(shallow, deeper, strict=True)
+    ]
+
+
+def _continued(shallow: Peaks, deeper: Peaks, times: int) -> Peaks:
+    kinds = {**shallow, **deeper}
+    return {kind: shallow.get(kind, 0) + times * (deeper.get(kind, 0) - shallow.get(kind, 0)) for kind in kinds}
+
+
+def _highest(phases: list[list[Peaks]]) -> TrainingMemory:
+    peak = max((section for phase in phases for section in phase), key=lambda section: sum(section.values()))
+    return TrainingMemory(**{f"{kind}_bytes": peak.get(kind, 0) for kind in KINDS})
 
 
 @contextmanager
@@ -72,9 +121,15 @@ def tracked(training: Training) -> TrainingMemory:
 
     A merge at a step's end is left out: it works in blocks and needs less than the step.
     """
-    tracker = TensorTracker("weights")
+    return _highest(_sections(training))
+
+
+def _sections(training: Training) -> list[list[Peaks]]:
+    """Return the peaks of a step, phase by phase; a phase has a section more than it finishes gradients."""
+    tracker, phases = TensorTracker("weights"), list[list[Peaks]]()
     tracker.adopt((*model_tensors(training.prepared.model), *training.batch.values()))
-    hooks = [parameter.register_post_accumulate_grad_hook(_labels(tracker)) for parameter in training.trained]
+    ends = _ends_section(tracker, phases)
+    hooks = [parameter.register_post_accumulate_grad_hook(ends) for parameter in training.trained]
     with tracker:
         tracker.kind = "optimizer"
         training.make_states()
@@ -82,19 +137,26 @@ def tracked(training: Training) -> TrainingMemory:
         while tracker.live_bytes > live_bytes:  # what a method keeps for itself is there from the second step on
             live_bytes = tracker.live_bytes
             tracker.reset_peak()
+            phases[:] = [[]]
             for phase in training.phases():
+                phases[-1].append(tracker.at_peak)
+                phases.append([])
+                tracker.reset_peak()
                 tracker.kind = "activations" if phase == "forward" else "temporaries"
+            phases[-1].append(tracker.at_peak)
     for hook in hooks:
         hook.remove()
-    return TrainingMemory(**{f"{kind}_bytes": tracker.at_peak.get(kind, 0) for kind in KINDS})
+    return phases
 
 
-def _labels(tracker: TensorTracker) -> Callable[[Tensor], None]:
-    def label(parameter: Tensor) -> None:
+def _ends_section(tracker: TensorTracker, phases: list[list[Peaks]]) -> Callable[[Tensor], None]:
+    def end(parameter: Tensor) -> None:
         if parameter.grad is not None:
+            phases[-1].append(tracker.at_peak)
             tracker.relabel([parameter.grad], "gradients")
+            tracker.reset_peak()
 
-    return label
+    return end
 
 
 def _with_fake_tensors(prepared: Prepared) -> Prepared:

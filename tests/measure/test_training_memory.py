@@ -8,6 +8,7 @@ import torch
 from transformers import TrainerCallback
 
 from gemma_bench.core.errors import BadInputError
+from gemma_bench.measure import training_memory
 from gemma_bench.measure.tensor_tracker import TensorTracker, model_tensors
 from gemma_bench.measure.training_closed_form import closed_form
 from gemma_bench.measure.training_memory import KINDS, forecast, measure
@@ -39,6 +40,14 @@ def test_a_forecast_is_what_a_real_step_takes(method, checkpointing):
         assert getattr(foreseen, f"{kind}_bytes") == pytest.approx(
             getattr(found, f"{kind}_bytes"), abs=0.05 * found.peak_bytes
         )
+
+
+@pytest.mark.parametrize(("method", "checkpointing"), [("full", True), ("lora", False), ("rank1", False)])
+def test_a_deep_model_is_foreseen_from_two_shallow_ones_to_the_byte(method, checkpointing):
+    wanted = plan(method=method, checkpointing=checkpointing, length=128)
+    deep = replace(wanted, size=wanted.size.model_copy(update={"num_hidden_layers": 24}))
+    assert training_memory._depths(deep) is not None
+    assert forecast(deep) == training_memory._highest(training_memory._foreseen(deep))
 
 
 def test_a_second_step_with_real_gradients_peaks_where_one_with_ready_states_does():
