@@ -54,7 +54,8 @@ Peaks = dict[str, int]
 def forecast(plan: Plan) -> TrainingMemory:
     """Count a step's tensors without allocating one, as the CPU would make them; CUDA's kernels may make others.
 
-    Of a deep model two shallow ones are counted: its layers repeat, so that every section's peak grows evenly.
+    Of a deep model two shallow ones are counted: its layers repeat, so that every section's peak grows evenly. With
+    checkpointing that was up to 1.4 % off, so that all layers are counted.
     """
     depths = _depths(plan)
     if depths is None:
@@ -70,11 +71,11 @@ def _foreseen(plan: Plan) -> list[list[Peaks]]:
 
 
 def _depths(plan: Plan) -> tuple[Plan, Plan, int] | None:
-    """Return a plan of few layers, one of a period more, and how many periods its own has more; `None` if too few."""
+    """Return a plan of few layers, one with a period more, and the periods from there on; `None` where all count."""
     layers = plan.size.num_hidden_layers
     period = getattr(plan.size, "sliding_window_pattern", _LLAMA_PERIOD)
     few = period + layers % period
-    if layers < few + (few + period):
+    if plan.checkpointing or layers < few + (few + period):
         return None
     shallow, deeper = (
         replace(plan, size=plan.size.model_copy(update={"num_hidden_layers": count})) for count in (few, few + period)
