@@ -5,7 +5,7 @@ import pytest
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.experiments.fine_tune_memorization import FIXTURE, FULL, STUDY, Config, run
 
-_SMALL = {"base_sequences": 1_280, "reference_sequences": 1_024, "held_out_sequences": 64, "visits": 40}
+_SMALL = {"base_sequences": 1_280, "reference_sequences": 2_048, "held_out_sequences": 64, "visits": 40}
 
 
 def small(**fields):
@@ -14,13 +14,13 @@ def small(**fields):
 
 @pytest.fixture(scope="module")
 def record():
-    return next(run(small(sequences_counts=(4, 128), seeds=(0, 1))))
+    return next(run(small(sequences_counts=(4, 256), seeds=(0, 1))))
 
 
 def test_columns_run_over_sizes_within_seeds(record):
     assert record.seeds == (0, 0, 1, 1)
-    assert record.sequences_counts == (4, 128, 4, 128)
-    assert record.column("data_bits", 128) == [record.data_bits[1], record.data_bits[3]]
+    assert record.sequences_counts == (4, 256, 4, 256)
+    assert record.column("data_bits", 256) == [record.data_bits[1], record.data_bits[3]]
     assert record.trained_parameters_count == 11_024
 
 
@@ -53,7 +53,6 @@ def test_the_held_out_loss_is_that_of_the_bits_saved(record):
 
 def test_an_adapter_beside_a_loaded_model(tiny):
     arm = {"model": str(tiny.path), "rank": 2, "targets": ("q_proj", "v_proj"), "base_sequences": 0, "rate": 0.01}
-    arm |= {"reference_sequences": 128}
     (found,) = run(small(**arm, sequences_counts=(4,)))
     assert found.trained_parameters_count == 6 * 2 * ((64 + 64) + (64 + 32))
     assert found.memorised_bits[0] > 0
