@@ -51,7 +51,7 @@ class Losses(TrainerCallback):
 
     def on_log(self, *_, logs, **run):  # noqa: ARG002
         if "loss" in logs:
-            self.seen.append((logs["loss"], logs["grad_norm"], logs["learning_rate"]))
+            self.seen.append((logs["loss"], logs.get("grad_norm"), logs["learning_rate"]))
 
 
 def test_it_takes_the_steps_of_a_plain_loop(rows):
