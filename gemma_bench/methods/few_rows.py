@@ -58,7 +58,7 @@ def is_served(x: Float[Tensor, "*row column"], weight: Float[Tensor, "out column
         weight.numel() >= _SMALLEST
         and _FEWEST_ROWS <= x.numel() // columns <= _MOST_ROWS
         and x.dtype == weight.dtype
-        and x.dtype in (torch.float32, torch.bfloat16)
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and not torch.cpu._is_avx512_bf16_supported()))
         and weight.is_contiguous()
         and count % _FOURS == 0
         and columns % _LANES == 0
