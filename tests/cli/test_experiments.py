@@ -182,4 +182,4 @@ def test_ctrl_c_of_a_real_run_exits_130(started, tmp_path):
     running = started(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert running.stdout.readline().startswith("speed_table, fixture")
     running.send_signal(signal.SIGINT)
-    assert running.wait(60) == 130
+    assert running.wait(240) == 130
