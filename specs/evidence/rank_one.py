@@ -36,7 +36,10 @@ def gradient_excess(tiny):
 
 @pytest.fixture
 def batch_of_one(gemma, text):
-    """Return the smallest rank of a gradient over one sequence of 64 tokens of real text."""
+    """Return the smallest rank of a gradient over one sequence of 64 tokens of real text.
+
+    Matrices without any are left out: those of queries and keys, were there but one token to choose from.
+    """
     import torch
 
     from gemma_bench.measure import gradient_rank
@@ -47,6 +50,7 @@ def batch_of_one(gemma, text):
     ids = torch.tensor([backend.tokenizer(text).input_ids[:65]])
     last = backend.size.num_hidden_layers - 1
     found = gradient_rank.gradient_spectra(backend.model, ids, (0, last // 2, last))
+    found = {name: spectrum for name, spectrum in found.items() if spectrum.rank}
     ranks = {name: spectrum.rank for name, spectrum in found.items()}
     stable = sorted(spectrum.stable_rank for spectrum in found.values())
     widest, narrowest = (pick(ranks, key=ranks.__getitem__) for pick in (max, min))
