@@ -13,7 +13,7 @@ def template_run(request):
     """
     from gemma_bench.experiments.set_block_speedup import FIXTURE, run
 
-    smaller = {"mixtures": (("digits",),), "start_steps": 100, "tuning_steps": 300, "prompts": 200, "pool": 1000}
+    smaller = {"mixtures": (("digits",),), "start_steps": 150, "tuning_steps": 450, "prompts": 200, "pool": 1000}
     (record,) = run(FIXTURE.model_copy(update=smaller) if request.config.option.faults else FIXTURE)
     rows = zip(record.row_model, record.row_decoder, record.row_block_tokens, strict=True)
     before, found, single = (number for number, (_, decoder, _) in enumerate(rows) if decoder == "entropy")
