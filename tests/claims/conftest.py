@@ -15,8 +15,8 @@ class Project:
     Here they are many times quicker, and as far apart as pytester keeps them: modules, paths and output are their own.
     """
 
-    def __init__(self, pytester: pytest.Pytester) -> None:
-        self.root, self._pytester = pytester.path, pytester
+    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self._pytester, self._monkeypatch = pytester.path, pytester, monkeypatch
         (self.root / "pytest.ini").write_text("[pytest]\n")
         self.write("faults", "")
 
@@ -27,6 +27,8 @@ class Project:
         return path
 
     def pytest(self, *arguments: str) -> SimpleNamespace:
+        for file in (self.root / "specs").glob("*.py"):  # tests of ours may have the same name
+            self._monkeypatch.delitem(sys.modules, file.stem, raising=False)
         done = self._pytester.runpytest_inprocess(*(arguments or ("specs",)))
         return SimpleNamespace(returncode=done.ret, stdout=done.stdout.str(), stderr=done.stderr.str())
 
@@ -39,4 +41,4 @@ class Project:
 def project(pytester, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:cacheprovider -p no:anyio -p no:jaxtyping")
-    return Project(pytester)
+    return Project(pytester, monkeypatch)

@@ -104,10 +104,10 @@ def test_our_loop_is_mlx_lm_s(tiny):
     rows, cache = read_before(backend, workload)
     assert [int(token) for (token,) in mlx_steps(backend, rows, cache, 24, is_ahead=True)] == theirs, "as on a GPU"
     found = compare(
-        lambda: run_trial(backend, workload).decode_tokens_per_s, lambda: mlx_lm_tokens_per_s(backend, workload), 6
+        lambda: run_trial(backend, workload).decode_tokens_per_s, lambda: mlx_lm_tokens_per_s(backend, workload), 16
     )
     extra_s = 1 / max(found.b) - 1 / max(found.a)
-    assert found.ratio.high > 0.9
+    assert max(found.a) > 0.9 * max(found.b)
     assert extra_s < 1e-3
 
 

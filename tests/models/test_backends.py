@@ -44,13 +44,13 @@ def test_cached_steps_equal_the_full_forward(backend: Backend, tokens: list[list
         parts.append(backend.numpy(backend.logits([row[start : start + step] for row in tokens], cache=cache)))
         start += step
     assert start == LENGTH == backend.read_tokens(cache)
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=2e-5)
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=5e-5)
 
 
 def test_causal_masks_given_by_hand_change_nothing(backend: Backend, tokens: list[list[int]]) -> None:
     masks = causal_masks(backend.size, LENGTH)
     default = backend.numpy(backend.logits(tokens))
-    np.testing.assert_allclose(backend.numpy(backend.logits(tokens, masks=masks)), default, atol=2e-5)
+    np.testing.assert_allclose(backend.numpy(backend.logits(tokens, masks=masks)), default, atol=5e-5)
 
 
 def test_other_masks_change_what_they_should(backend: Backend, tokens: list[list[int]]) -> None:
@@ -58,7 +58,7 @@ def test_other_masks_change_what_they_should(backend: Backend, tokens: list[list
     size, default = backend.size, backend.numpy(backend.logits(tokens))
     causal = causal_masks(size, LENGTH).full_attention
     unwindowed = backend.numpy(backend.logits(tokens, masks=Masks(causal, causal)))
-    np.testing.assert_allclose(unwindowed[:, :8], default[:, :8], atol=2e-5)
+    np.testing.assert_allclose(unwindowed[:, :8], default[:, :8], atol=5e-5)
     assert np.abs(unwindowed[:, 8:] - default[:, 8:]).max() > 1e-3
     everything = np.ones_like(causal)
     both_ways = backend.numpy(backend.logits(tokens, masks=Masks(everything, everything)))
@@ -75,7 +75,7 @@ def test_masks_given_by_hand_work_with_a_cache(
         masks = causal_masks(backend.size, step, start)
         piece = [row[start : start + step] for row in tokens]
         part = backend.numpy(backend.logits(piece, masks=masks, cache=cache))
-        np.testing.assert_allclose(part, whole[:, start : start + step], atol=2e-5)
+        np.testing.assert_allclose(part, whole[:, start : start + step], atol=5e-5)
         start += step
 
 
@@ -114,7 +114,7 @@ def test_wrong_masks_are_refused(backend: Backend) -> None:
 def test_last_only_is_the_last_position(backend: Backend, tokens: list[list[int]]) -> None:
     whole, last = backend.numpy(backend.logits(tokens)), backend.numpy(backend.logits(tokens, last_only=True))
     assert last.shape == (2, 1, 262)
-    np.testing.assert_allclose(last[:, 0], whole[:, -1], atol=2e-5)
+    np.testing.assert_allclose(last[:, 0], whole[:, -1], atol=5e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
