@@ -16,7 +16,7 @@ from gemma_bench.claims.ledger import Ledger
 from gemma_bench.claims.run import COULD_NOT_RUN, ClaimRun
 from gemma_bench.claims.verdict import Allowed, Measured, decide
 from gemma_bench.core.errors import GemmaBenchError, UnavailableError
-from gemma_bench.core.records import AnyRecord, Subject, anything, clean_records, newest_record
+from gemma_bench.core.records import AnyRecord, BareRecord, Subject, anything, newest_record
 
 MARKERS = (
     "hardware: a claim about a named machine",
@@ -108,11 +108,12 @@ def recorded(request: pytest.FixtureRequest) -> Callable[..., Any]:
             path, record = found
             request.node.stash[RECORD] = path.relative_to(root).as_posix()
             return record
-        path, newest_of_all = next(clean_records(root / "results", experiment), (root, None))
-        if newest_of_all is not None and newest_of_all.experiment_version != version:
+        other = newest_record(root / "results", experiment, BareRecord)
+        if other is not None and other[1].experiment_version != version:
+            path, bare = other
             request.node.stash[RECORD] = path.relative_to(root).as_posix()
             raise StaleRecordError(
-                f"{path.name} is of version {newest_of_all.experiment_version}, the experiment is at {version}"
+                f"{path.name} is of version {bare.experiment_version}, the experiment is at {version}"
             )
         which = "" if where is anything else ", of the configuration that the claim is about,"
         raise UnavailableError("record", f"no clean record of experiment {experiment}{which} under results/records")
