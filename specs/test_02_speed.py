@@ -2,7 +2,7 @@
 
 from gemma_bench.claims import Measured, at_least, at_most, between, claim, exactly, within_percent
 
-from sources import APPLE_M3_ULTRA, GEMMA3_CODE, MLX_LM, MLX_QUANTIZE, ROOFLINE, SPEED, STUDY
+from sources import APPLE_M3_ULTRA, GEMMA3_CODE, LLAMA_CPP, MLX_LM, MLX_QUANTIZE, ROOFLINE, SPEED, STUDY
 
 
 @claim(
@@ -177,6 +177,22 @@ def test_rate_is_steady_at_270m(judge, recorded):
     require_valid(found.broken_rules)
     reason = f"processor time; the machine could tell {found.smallest_effect_percent:.1f} % from nothing"
     judge(Measured.within(found.ratio, "× the time", found.samples), within_percent(1, 10), reason)
+
+
+@claim(
+    id="SPEED-25",
+    version=1,
+    headline=SPEED,
+    kind="recorded",
+    source=LLAMA_CPP,
+    expect="open",
+    faults=["rows_taken_for_each_other"],
+    scale="study",
+)
+def test_8_bits_match_llama_cpp(judge, beside_llama_cpp):
+    """On a CPU at batch 1, torch with 8 bits everywhere decodes 270m no slower than llama.cpp with its Q4_K_M, at no higher perplexity."""
+    measured, reason = beside_llama_cpp
+    judge(measured, at_least(1), reason)
 
 
 @claim(

@@ -106,3 +106,37 @@ def study_table(request):
     from gemma_bench.experiments.study_table import measure
 
     return speed.StudyTable(measure())
+
+
+@pytest.fixture
+def beside_llama_cpp(recorded):
+    """Return the rate of 8 bits over llama.cpp's, round by round, or the ratio of perplexities where that is worse.
+
+    Perplexities are compared token by token: on 1,024 tokens rounding alone, of activations even, moves one by 1 %.
+    """
+    from math import exp
+
+    from gemma_bench.core.errors import InvalidRunError
+    from gemma_bench.core.intervals import Interval, mean_interval
+    from gemma_bench.experiments import speed_table
+    from gemma_bench.measure.validity import require_valid
+
+    def newest(row):
+        def is_meant(record):
+            return record.row == row and record.is_complete
+
+        return recorded("speed_table", speed_table.TableRecord, version=speed_table.VERSION, where=is_meant)
+
+    ours, theirs = newest("270m-all8 torch cpu"), newest("270m llama.cpp cpu Q4_K_M")
+    if (ours.machine_id, ours.commit) != (theirs.machine_id, theirs.commit):
+        raise InvalidRunError("not one run", f"{ours.row} and {theirs.row} were not measured in turn")
+    for record in (ours, theirs):
+        require_valid(record.broken_rules)
+    faster = speed_table.ratio(ours.samples, theirs.samples)
+    nats = [theirs - ours for ours, theirs in zip(ours.token_nats, theirs.token_nats, strict=True)]
+    surer = Interval(*map(exp, mean_interval(nats)))
+    told = (f"{one.decode_tokens_per_s:.1f} tok/s at a perplexity of {one.perplexity:.2f}" for one in (ours, theirs))
+    reason = "ours {}, llama.cpp {}".format(*told)
+    if surer.low < faster.low:
+        return Measured.within(surer, "× our perplexity"), reason
+    return Measured.within(faster, "× llama.cpp's rate", ours.samples), reason

@@ -150,3 +150,10 @@ def four_bits_without_its_kernel():
 
 def activations_forgotten():
     return patch("gemma_bench.measure.peak._in_flight", lambda *_: 0)
+
+
+def rows_taken_for_each_other():
+    from gemma_bench.experiments import speed_table
+
+    right = speed_table.ratio
+    return patch.object(speed_table, "ratio", lambda rates, over: right(over, rates))
