@@ -48,6 +48,16 @@ def read_specs(paths: Iterable[Path]) -> tuple[list[Spec], list[MistakeError]]:
     return specs, mistakes
 
 
+def contents_lines(specs: Iterable[Spec]) -> Iterator[str]:
+    """Yield the lines of a table of contents: headlines, and the claims below each."""
+    headline = None
+    for spec in specs:
+        if spec.claim.headline != headline:
+            headline = spec.claim.headline
+            yield f"\n{headline}"
+        yield f"  {spec.claim.id:<9} {spec.claim.kind:<10} {spec.claim.scale:<7} {spec.claim.sentence}"
+
+
 def spec_files(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield the files named, and `test_*.py` of the folders named, that hold a claim."""
     for path in paths:

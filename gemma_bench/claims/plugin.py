@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gemma_bench.claims.claim import SCALES, claim_of
-from gemma_bench.claims.contents import read_specs
+from gemma_bench.claims.contents import contents_lines, read_specs
 from gemma_bench.claims.evidence import JUDGEMENT, RECORD, SUBJECT, StaleRecordError
 from gemma_bench.claims.faults import BASELINE
 from gemma_bench.claims.ledger import Ledger
@@ -45,28 +45,48 @@ def pytest_configure(config: pytest.Config) -> None:
     option = config.option
     if option.record and (option.keyword or option.markexpr):
         pytest.exit("--record keeps the whole ledger: leave out -k and -m", COULD_NOT_RUN)
+    if option.record and getattr(option, "numprocesses", None):
+        pytest.exit(
+            "--record runs one claim at a time, so that none is timed beside another: leave out -n", COULD_NOT_RUN
+        )
     config.pluginmanager.register(ClaimRun(config), "gemma_bench.claims.run")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where pytest-xdist runs faults in several processes, keep a claim's together: they reverse its baseline."""
+    if not config.option.faults:
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByClaim(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.partition("[")[0]
+
+    return ByClaim(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Answer `--contents` from the text of the specs, before anything is imported."""
-    if not config.option.contents:
+    """Answer `--contents` from the text of the specs, before anything is imported.
+
+    Where pytest-xdist is to run them, their mistakes are told here too: its processes cannot stop the run.
+    """
+    is_shared_out = bool(getattr(config.option, "numprocesses", None))
+    if not (config.option.contents or is_shared_out):
         return None
     try:
-        specs, mistakes = read_specs([Path(argument) for argument in config.args])
+        specs, mistakes = read_specs([Path(argument.partition("::")[0]) for argument in config.args])
     except GemmaBenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return COULD_NOT_RUN
-    headline = None
-    for spec in specs:
-        if spec.claim.headline != headline:
-            headline = spec.claim.headline
-            sys.stdout.write(f"\n{headline}\n")
-        sys.stdout.write(f"  {spec.claim.id:<9} {spec.claim.kind:<10} {spec.claim.scale:<7} {spec.claim.sentence}\n")
+    for line in contents_lines(specs) if config.option.contents else ():
+        sys.stdout.write(f"{line}\n")
     for mistake in mistakes:
         sys.stdout.write(f"error: {mistake}\n")
-    return COULD_NOT_RUN if mistakes else 0
+    if mistakes:
+        return COULD_NOT_RUN
+    return 0 if config.option.contents else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -124,7 +144,7 @@ def recorded(request: pytest.FixtureRequest) -> Callable[..., Any]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """End the run with the ledger, or with what each check caught."""
     run = config.pluginmanager.get_plugin("gemma_bench.claims.run")
-    if run is None or not run.judgements:
+    if run is None or not run.judged:
         return
     terminalreporter.section("ledger" if run.ledger else "faults")
     if run.ledger:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from _pytest.runner import runtestprotocol
+from pydantic import BaseModel, ConfigDict
 
 from gemma_bench.claims import evidence
 from gemma_bench.claims.claim import SCALES, Claim
@@ -22,20 +23,32 @@ INTERRUPTED, UNDECIDED, COULD_NOT_RUN = 130, 3, 2
 """Exit codes beside pytest's own 0 and 1."""
 
 _PLANTED = pytest.StashKey[ExitStack]()
+_SETUP_S = pytest.StashKey[float]()
+
+
+class Judged(BaseModel):
+    """What one item found, as its report carries it: to the process that started this one too, where there is one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    claim: Claim
+    fault: str | None
+    judgement: Judgement
+    subject: Subject
+    duration_s: float
 
 
 class ClaimRun:
-    """Collects the judgements of one session."""
+    """Collects the judgements of one session, whose items may run in processes of pytest-xdist."""
 
     def __init__(self, config: pytest.Config) -> None:
         """Start with nothing collected."""
         self.config = config
         self.files: list[Path] = []
+        self.folders: set[Path] = set()
         self.written: set[str] = set()
         self.claims: dict[str, Claim] = {}
-        self.judgements: dict[tuple[str, str | None], Judgement] = {}
-        self.subjects: dict[str, Subject] = {}
-        self.durations: dict[str, float] = {}
+        self.judged: dict[tuple[str, str | None], Judged] = {}
         self.ledger: Ledger | None = None
         self.problem = ""
         self.was_interrupted = False
@@ -105,23 +118,36 @@ class ClaimRun:
         claim = claim_of_item(item)
         if claim is None or report.when == "teardown":
             return report
-        self.durations[claim.id] = self.durations.get(claim.id, 0) + report.duration
+        duration_s = item.stash.get(_SETUP_S, 0.0) + report.duration
+        item.stash[_SETUP_S] = duration_s
         if report.when == "setup" and call.excinfo is None:
             return report
         judgement = evidence.judgement_of(item, call.excinfo.value if call.excinfo else None)
-        fault = fault_of_item(item)
-        self.subjects[claim.id] = item.stash.get(evidence.SUBJECT, Subject())
-        self.judgements[claim.id, fault] = judgement
+        fault, subject = fault_of_item(item), item.stash.get(evidence.SUBJECT, Subject())
+        found = Judged(claim=claim, fault=fault, judgement=judgement, subject=subject, duration_s=duration_s)
+        report.judged = found.model_dump_json()  # type: ignore[attr-defined]
         if fault is None:
             outcome, text = expected(claim, judgement)
         else:
-            outcome, text = caught_fault(claim, fault, self.judgements.get((claim.id, BASELINE)), judgement)
+            baseline = found if fault == BASELINE else self.judged.get((claim.id, BASELINE))
+            outcome, text = caught_fault(claim, fault, baseline and baseline.judgement, judgement)
         if call.excinfo and isinstance(call.excinfo.value, GemmaBenchError):
             report.longrepr = None  # one sentence that a user can act on needs no traceback
         if report.when == "setup" and outcome == "passed":
             outcome = "skipped"  # after a setup that passed pytest would run the spec, without its evidence
         settle(report, outcome, text, judgement.verdict)
         return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take in what an item found, in the process that ran it and in the one that writes the ledger."""
+        text = getattr(report, "judged", None)
+        if text is None:
+            return
+        found = Judged.model_validate_json(text)
+        self.claims[found.claim.id] = found.claim
+        self.judged[found.claim.id, found.fault] = found
+        self.folders.add((self.config.rootpath / report.fspath).parent)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Show verdicts where pytest shows outcomes."""
@@ -137,12 +163,14 @@ class ClaimRun:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write ledger or fault counts, and give the run its exit code."""
+        """Write ledger or fault counts and give the run its exit code, unless this is a process of pytest-xdist."""
+        if hasattr(self.config, "workerinput"):
+            return
         if self.was_interrupted and self.claims:
             session.exitstatus = INTERRUPTED
         elif exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and self.claims:
             session.exitstatus = COULD_NOT_RUN
-        elif self.judgements:
+        elif self.judged:
             try:
                 self._write()
             except GemmaBenchError as error:
@@ -152,7 +180,7 @@ class ClaimRun:
 
     def _write(self) -> None:
         root, option = self.config.rootpath, self.config.option
-        code, store = code_digest(root, {file.parent for file in self.files}), root / "build" / "faults.json"
+        code, store = code_digest(root, self.folders), root / "build" / "faults.json"
         if option.record and self.missing:
             raise GemmaBenchError(
                 f"--record keeps the whole ledger, {len(self.missing)} claims were left out of this run"
@@ -161,12 +189,12 @@ class ClaimRun:
             remember(store, self.fault_counts(), code)
             return
         caught, lines = recall(store, code), []
-        for (name, _), judgement in self.judgements.items():
-            claim = self.claims[name]
+        for (name, _), found in self.judged.items():
+            claim, judgement = found.claim, found.judgement
             if option.record and claim.kind == "measured" and judgement.measured:
-                path = evidence.keep(claim, judgement, self.subjects[name], root / "results")
+                path = evidence.keep(claim, judgement, found.subject, root / "results")
                 judgement = judgement.model_copy(update={"record": path.relative_to(root).as_posix()})
-            lines.append(entry(claim, judgement, faults_caught=caught.get(name), duration_s=self.durations[name]))
+            lines.append(entry(claim, judgement, faults_caught=caught.get(name), duration_s=found.duration_s))
         self.ledger = Ledger(machine=this_machine(), claims=tuple(lines))
         for path in {
             root / ("results" if option.record else "build") / "ledger.json",
@@ -177,16 +205,16 @@ class ClaimRun:
     @property
     def missing(self) -> set[str]:
         """The claims that the files hold and this run did not judge."""
-        return self.written - {name for name, _ in self.judgements}
+        return self.written - {name for name, _ in self.judged}
 
     def fault_counts(self) -> dict[str, int]:
         """Count, for every claim whose baseline was decided, the faults that its check caught."""
-        baselines = {name: made for (name, fault), made in self.judgements.items() if fault == BASELINE}
+        made = {key: found.judgement for key, found in self.judged.items()}
+        baselines = {name: judgement for (name, fault), judgement in made.items() if fault == BASELINE}
         return {
-            name: sum(catches(baseline, self.judgements[name, fault]) for fault in self.claims[name].faults)
+            name: sum(catches(baseline, made[name, fault]) for fault in self.claims[name].faults)
             for name, baseline in baselines.items()
-            if baseline.verdict.is_decided
-            and all((name, fault) in self.judgements for fault in self.claims[name].faults)
+            if baseline.verdict.is_decided and all((name, fault) in made for fault in self.claims[name].faults)
         }
 
     def _is_undecided(self) -> bool:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import typer
 
-from gemma_bench.cli import analyze, bench, claims, experiments, machine, models, train
+from gemma_bench.cli import analyze, bench, claims, experiments, generate, machine, models, train
 from gemma_bench.cli.console import errors
 from gemma_bench.core.errors import GemmaBenchError, UnavailableError
 
@@ -25,7 +25,7 @@ app.command("check")(machine.check)
 app.command("models")(models.models)
 app.command("download")(models.download)
 app.command("convert")(models.convert)
-app.command("generate")(models.generate)
+app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)
 app.command("experiments")(experiments.menu)
 app.command("run")(experiments.run)

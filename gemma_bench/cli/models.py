@@ -1,30 +1,20 @@
-"""`models`, `download`, `convert`, `generate`: Gemma 3 from the shell."""
+"""`models`, `download`, `convert`: the weights of Gemma 3 from the shell."""
 
-import json as json_library
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from gemma_bench.cli.console import Json, errors, output, print_json, progress_bar
+from gemma_bench.cli.console import Json, output, print_json, progress_bar
 from gemma_bench.core.errors import BadInputError, unknown
-from gemma_bench.core.files import Progress, read_text
+from gemma_bench.core.files import Progress
 from gemma_bench.core.units import gigabytes
 
 if TYPE_CHECKING:
     from gemma_bench.models.folder import ModelFolder
 
 Model = Annotated[str, typer.Argument(help="270m, 1b, 4b, 12b, 27b (-it for chat), tiny, 270m-4bit, or a folder.")]
-BackendName = Annotated[str, typer.Option(help="torch or mlx.")]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, mps or cuda (torch); cpu, metal or cuda (mlx). Default: the fastest.")
-]
-Precision = Annotated[
-    str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. Default: the files' own.")
-]
 
 
 def models(
@@ -117,84 +107,3 @@ def _quantised(plain: "ModelFolder", scheme: str, progress: Progress) -> "ModelF
     if scheme not in SCHEMES:
         raise unknown("scheme", scheme, SCHEMES)
     return quantise(plain, SCHEMES[scheme], progress=progress)
-
-
-def generate(
-    model: Model,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt.")] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="Read the prompt from a UTF-8 file.")] = None,
-    chat: Annotated[bool, typer.Option(help="Put the prompt into the chat template.")] = False,
-    backend: BackendName = "torch",
-    device: Device = None,
-    dtype: Precision = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-m", help="New tokens at most.")] = 100,
-    temperature: Annotated[float, typer.Option("--temp", help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the smallest set of tokens that holds this much.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    decoder: Annotated[str, typer.Option(help="ar: a token per pass. sbd: set block decoding, several.")] = "ar",
-    block_size: Annotated[int, typer.Option(help="sbd: tokens of a block.")] = 16,
-    sampler: Annotated[str, typer.Option(help="sbd: entropy, left, factor or fixed.")] = "entropy",
-    gamma: Annotated[
-        float, typer.Option(help="sbd: bound in nats of entropy and left, the factor, or the fixed count.")
-    ] = 0.1,
-    trace: Annotated[bool, typer.Option(help="sbd: draw which token was fixed in which pass.")] = False,
-    json: Json = False,
-) -> None:
-    """Continue a prompt, streaming."""
-    from gemma_bench.cli import set_block
-    from gemma_bench.models.generation import generate as continue_
-    from gemma_bench.models.loading import load
-    from gemma_bench.models.sampling import Greedy, Sampled
-    from gemma_bench.models.tokenizer import prompt_tokens, stop_tokens
-
-    text, method = _prompt(prompt, prompt_file), set_block.method(decoder, block_size, sampler, gamma, trace)
-    choice = Greedy() if temperature == 0 else Sampled(temperature, top_p, seed)
-    with progress_bar() as progress:
-        loaded = load(model, backend, device, dtype, progress)
-    ids, stops = prompt_tokens(loaded.tokenizer, text, chat=chat), stop_tokens(loaded.tokenizer)
-    blocks = None
-    if method is None:
-        tokens = continue_(loaded, ids, max_tokens, choice, stops)
-    else:
-        blocks = set_block.Blocks(loaded, ids, max_tokens, method, choice, stops)
-        tokens = blocks.tokens()
-    found = _write(loaded.tokenizer, tokens, json)
-    if json:
-        typer.echo(json_library.dumps(found | (blocks.figures() if blocks else {})))
-        return
-    where = f"{loaded.name} on {loaded.device} in {loaded.precision}"
-    passes = f", {blocks.summary()}" if blocks else ""
-    told = f"{found['tokens_count']} tokens in {found['duration_s']:.1f} s with {where}{passes}"
-    errors.print(told, style="dim", highlight=False)
-    if blocks and trace:
-        blocks.show_pattern()
-
-
-def _write(tokenizer: Any, tokens: Iterator[int], json: bool) -> dict[str, Any]:
-    """Write text as it comes, unless a program is to read it in the end."""
-    from gemma_bench.models.generation import stream_text
-
-    start, seen, text = time.perf_counter(), list[int](), ""
-    for piece in stream_text(tokenizer, _kept(tokens, seen)):
-        text += piece
-        if not json:
-            typer.echo(piece, nl=False)
-    if not json:
-        typer.echo()
-    return {"text": text, "tokens_count": len(seen), "duration_s": time.perf_counter() - start}
-
-
-def _kept(tokens: Iterator[int], seen: list[int]) -> Iterator[int]:
-    """Pass tokens on and keep them."""
-    for token in tokens:
-        seen.append(token)
-        yield token
-
-
-def _prompt(prompt: str | None, file: Path | None) -> str:
-    if (prompt is None) == (file is None):
-        raise BadInputError("give one of --prompt and --prompt-file")
-    text = read_text(file, "prompt file") if file else prompt
-    if not text:
-        raise BadInputError("the prompt is empty: give at least one character")
-    return text

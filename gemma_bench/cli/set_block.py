@@ -1,6 +1,7 @@
 """What `generate --decoder sbd` adds: the passes of set block decoding, and their pattern as a picture."""
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -10,6 +11,7 @@ from gemma_bench.core.errors import BadInputError, unknown
 
 if TYPE_CHECKING:
     from gemma_bench.methods.set_block_decoding import Pass, SetBlock
+    from gemma_bench.methods.set_block_trace import Answer
     from gemma_bench.models.backend import Backend
     from gemma_bench.models.sampling import Sampler
 
@@ -29,12 +31,12 @@ def method(decoder: str, block_size: int, sampler: str, amount: float, trace: bo
 
 
 class Blocks:
-    """One prompt's passes, run as its tokens are asked for and kept."""
+    """The passes of a batch of prompts, run as their tokens are asked for and kept."""
 
     def __init__(
         self,
         backend: "Backend",
-        prompt: Sequence[int],
+        prompts: Sequence[Sequence[int]],
         max_tokens: int,
         how: "SetBlock",
         choice: "Sampler",
@@ -46,24 +48,27 @@ class Blocks:
 
         self.tokenizer, self.block_size = backend.tokenizer, how.block_size
         self.seen: list[Pass] = []
-        self._passes = decode(passes_of(backend), [prompt], max_tokens, how, choice, stop_tokens)
+        self._passes = decode(passes_of(backend), prompts, max_tokens, how, choice, stop_tokens)
 
-    def tokens(self) -> Iterator[int]:
-        """Yield tokens as soon as they are final."""
+    def tokens(self, row: int) -> Iterator[int]:
+        """Yield a row's tokens as soon as they are final; what was seen for another row is not run again."""
         from gemma_bench.methods.set_block_trace import stream_tokens
 
-        return stream_tokens(self._kept())
+        return stream_tokens(chain(tuple(self.seen), self._kept()), row)
 
     def _kept(self) -> "Iterator[Pass]":
         for one in self._passes:
             self.seen.append(one)
             yield one
 
-    def figures(self) -> dict[str, Any]:
-        """Return what the passes came to, and which of them fixed each token."""
+    def _answers(self) -> "tuple[Answer, ...]":
         from gemma_bench.methods.set_block_trace import answers
 
-        answer = answers(self.seen)[0]
+        return answers(self.seen)
+
+    def figures(self, row: int) -> dict[str, Any]:
+        """Return what a row's passes came to, and which of them fixed each token."""
+        answer = self._answers()[row]
         return {
             "passes_count": answer.passes_count,
             "tokens_per_pass": answer.tokens_per_pass,
@@ -71,18 +76,16 @@ class Blocks:
         }
 
     def summary(self) -> str:
-        """Say what the passes came to."""
-        figures = self.figures()
-        return f"{figures['passes_count']} passes, {figures['tokens_per_pass']:.2f} tokens per pass"
+        """Say what the passes came to: those of all rows together, and the tokens that each row had from one."""
+        rates = ", ".join(f"{answer.tokens_per_pass:.2f}" for answer in self._answers())
+        return f"{len(self.seen)} passes, {rates} tokens per pass"
 
     def show_pattern(self) -> None:
         """Draw a line for each pass: what is written by then of its block, with what this pass fixed in reverse."""
-        from gemma_bench.methods.set_block_trace import answers
-
-        answer = answers(self.seen)[0]
-        words = [self.tokenizer.decode([token]) for token in answer.tokens]
-        for line in pattern_of(words, answer.fixed_in_pass, self.block_size):
-            errors.print(line, soft_wrap=True)
+        for answer in self._answers():
+            words = [self.tokenizer.decode([token]) for token in answer.tokens]
+            for line in pattern_of(words, answer.fixed_in_pass, self.block_size):
+                errors.print(line, soft_wrap=True)
 
 
 def pattern_of(words: Sequence[str], fixed_in_pass: Sequence[int], block_size: int) -> Iterator[Text]:

@@ -20,7 +20,10 @@ from gemma_bench.models.sampling import Choice, Greedy, Sampler
 
 @dataclass(frozen=True)
 class SetBlock:
-    """How to decode: the most tokens of a block (1 is autoregressive), and which of them a pass fixes."""
+    """How to decode: the most tokens of a block, and which of them a pass fixes.
+
+    Blocks of 1 token are autoregressive decoding: each is the one that the last finished token predicts.
+    """
 
     block_size: int = 16
     sampler: BlockSampler = field(default_factory=EntropyBounded)
@@ -101,21 +104,28 @@ class _Writing:
     def passes_until_done(self, choose: Choice) -> Iterator[Pass]:
         """Write block after block."""
         finished = self._prompt_but_for_its_end()
+        one_pass = self._autoregressive_pass if self.method.block_size == 1 else self._pass
         for start in range(0, self.limit, self.method.block_size):
             block = slice(start, min(start + self.method.block_size, self.limit))
             while self.is_open[:, block].any():
-                yield self._pass(finished, block, choose)
+                yield one_pass(finished, block, choose)
                 finished = finished[:, :0]
             if not self.is_open.any():
                 return
             finished = self.answers[:, block]
 
     def _prompt_but_for_its_end(self) -> Ids:
-        """Read a long prompt piece by piece and return the last piece, which the first block's first pass reads."""
-        last = (self.prompts.shape[1] - 1) // PREFILL_TOKENS * PREFILL_TOKENS
+        """Read a long prompt piece by piece and return the last piece, which the first block's first pass reads.
+
+        For one token at a time that is the last token alone.
+        """
+        last = self.prompts.shape[1] - 1
+        if self.method.block_size > 1:
+            last -= last % PREFILL_TOKENS
         nothing = self.prompts[:, :0]
         for start in range(0, last, PREFILL_TOKENS):
-            self.passes.read(self.cache, self.prompts[:, start : start + PREFILL_TOKENS], nothing, nothing > 0)
+            piece = self.prompts[:, start : min(start + PREFILL_TOKENS, last)]
+            self.passes.read(self.cache, piece, nothing, nothing > 0)
         return self.prompts[:, last:]
 
     def _pass(self, finished: Ids, block: slice, choose: Choice) -> Pass:
@@ -131,6 +141,15 @@ class _Writing:
         for one in fixed:
             self._fix(one)
         return Pass(finished.shape[1] + is_masked.shape[1], fixed, tuple(self.lengths))
+
+    def _autoregressive_pass(self, finished: Ids, block: slice, choose: Choice) -> Pass:
+        """Fix the token that the last finished one predicts, without a mask."""
+        logits = self.passes.logits(self.cache, finished, finished[:, :0])[:, -1]
+        rows = np.flatnonzero(self.is_open[:, block.start])
+        fixed = tuple(Fixed(int(row), block.start, choose(logits[row])) for row in rows)
+        for one in fixed:
+            self._fix(one)
+        return Pass(finished.shape[1], fixed, tuple(self.lengths))
 
     def _chosen(self, readout: Readout, rows: Int[np.ndarray, " masked"]) -> Int[np.ndarray, " chosen"]:
         """Let the sampler choose in each row for itself."""

@@ -123,6 +123,29 @@ def test_faults_are_caught_only_by_a_reversed_judgement(project):
     assert ledger(project)["A-1"]["faults_caught"] is None, "the code has changed since the faults were planted"
 
 
+def test_two_processes_make_one_ledger_and_one_count_of_faults(project):
+    pytest.importorskip("xdist")
+    both = ["-n", "2", "--dist", "loadfile"]
+    project.write("test_speed", EVERY_VERDICT)
+    project.write("test_speed_too", HEAD + spec("A-1", JUDGE) + spec("B-1", JUDGE, faults=["slow", "harmless"]))
+    project.write(
+        "faults", FAULTS + "import test_speed_too\nslow = lambda: patch.multiple('test_speed_too', speed=lambda: 40)"
+    )
+    alone = project.pytest("specs")
+    one_by_one = {name: line | {"duration_s": 0} for name, line in ledger(project).items()}
+    side_by_side = project.pytest("specs", *both)
+    assert (side_by_side.returncode, alone.returncode) == (0, 0), side_by_side.stdout
+    assert {name: line | {"duration_s": 0} for name, line in ledger(project).items()} == one_by_one
+    planted = project.pytest("specs", "--faults", "-k", "a_1 or b_1", *both)
+    assert planted.returncode == 1
+    assert "A-1       catches 1/1" in planted.stdout
+    assert "B-1       catches 1/2" in planted.stdout
+    assert project.pytest_alone("specs", "--record", *both).returncode == 2, "timed beside one another"
+    project.write("test_speed", HEAD + spec("A-1", "open('ran', 'w')") + spec("C-1", JUDGE, faults=[]))
+    done = project.pytest_alone("specs", *both)
+    assert (done.returncode, "claim C-1 has no fault" in done.stdout) == (2, True)
+
+
 def test_no_evidence_is_served_from_a_cache_under_a_fault(project):
     project.write("faults", FAULTS)
     project.write(

@@ -38,6 +38,17 @@ def test_blocks_stream_and_are_counted(masked: Path) -> None:
     assert "░" in traced.output
 
 
+def test_several_prompts_are_one_batch(masked: Path) -> None:
+    options = ("-m", "12", "--block-size", "4", "--sampler", "fixed", "--gamma", "2", "--json")
+    both = json.loads(generated(masked, *options, "-p", "a longer prompt"))
+    alone = json.loads(generated(masked, *options))
+    assert [both[0][name] for name in ("text", "fixed_in_pass")] == [alone[name] for name in ("text", "fixed_in_pass")]
+    assert (len(both), both[1]["tokens_count"], both[1]["passes_count"]) == (2, 12, 6)
+    assert both[0]["text"] != both[1]["text"]
+    shown = runner.invoke(app, ["generate", str(masked), "-p", "a", "-p", "b", "-m", "12", "--decoder", "sbd"])
+    assert "24 tokens in" in shown.output
+
+
 def test_the_pattern_shows_each_word_from_its_pass_on() -> None:
     lines = [line.plain for line in pattern_lines(["a", "bc", "d"], [2, 1, 3])]
     assert lines == ["   1 ░bc░", "   2 abc░", "   3 abcd"]

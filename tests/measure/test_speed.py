@@ -1,5 +1,7 @@
 """Clocks with known answers, rules with synthetic samples, and real tiny runs as controls."""
 
+import time
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from gemma_bench.core.errors import BadInputError
 from gemma_bench.measure import bandwidth, throughput
 from gemma_bench.measure.correctness import check_output
 from gemma_bench.measure.throughput import Trial, Workload, percentile, read_before, run_trial, trials
-from gemma_bench.measure.throughput_mlx import mlx_lm_tokens_per_s, mlx_steps
+from gemma_bench.measure.throughput_mlx import mlx_steps
 from gemma_bench.models.catalog import TINY
 from gemma_bench.models.generation import generate
 from gemma_bench.models.loading import load
@@ -53,21 +55,42 @@ def test_every_sequence_of_a_batch_counts(backend):
     assert found.decode_tokens_per_s == pytest.approx(3 * 2 / sum(found.token_s))
 
 
+ONE_PERCENT_OF_A_TOKEN_S = 0.01 / 62
+"""Of the 270m's fastest row in the speed table, 4 bits in torch."""
+
+
 def test_the_meter_costs_less_than_one_percent_of_a_token_of_the_270m(tiny, monkeypatch):
-    """Without a model, clock and bookkeeping must stay under 0.6 ms a token: 1 % of 60 ms."""
+    """Without a model only clock and bookkeeping are left, beside the choice that any loop makes."""
     backend = load(tiny, "torch", "cpu")
     ready = torch.zeros(1, 1, TINY.vocab_size, dtype=torch.bfloat16)
     monkeypatch.setattr(type(backend), "logits", lambda *_, **__: ready)
-    found = run_trial(backend, Workload(prompt_tokens=4, new_tokens=200))
-    assert np.median(found.token_s) < 0.6e-3
+    metered = run_trial(backend, Workload(prompt_tokens=4, new_tokens=400))
+    assert typical(metered.token_s) - typical(bare(400, lambda: int(ready[0, -1].argmax()))) < ONE_PERCENT_OF_A_TOKEN_S
 
 
 def test_the_meter_of_mlx_costs_less_than_one_percent_too(tiny, monkeypatch):
     backend = load(tiny, "mlx", "cpu")
     ready = mx.zeros((1, 1, TINY.vocab_size))
     monkeypatch.setattr(type(backend.model), "__call__", lambda *_, **__: ready)
-    found = run_trial(backend, Workload(prompt_tokens=1, new_tokens=200))
-    assert np.median(found.token_s) < 0.6e-3
+    metered = run_trial(backend, Workload(prompt_tokens=1, new_tokens=400))
+    assert typical(metered.token_s) - typical(bare(400, lambda: int(chosen(ready)))) < ONE_PERCENT_OF_A_TOKEN_S
+
+
+def chosen(logits):
+    last = logits[:, -1]
+    return mx.argmax(last - mx.logsumexp(last, axis=-1, keepdims=True), axis=-1)
+
+
+def bare(count, choose):
+    for _ in range(count):
+        start = time.perf_counter()
+        choose()
+        yield time.perf_counter() - start
+
+
+def typical(seconds):
+    """The fastest tenth: other work on the machine only ever adds time."""
+    return np.quantile(list(seconds), 0.1)
 
 
 def test_a_clock_that_does_not_wait_gives_itself_away(backend, monkeypatch):
@@ -87,28 +110,16 @@ def test_a_long_prompt_is_read_in_pieces(backend, monkeypatch):
     assert run_trial(backend, Workload(prompt_tokens=30, new_tokens=4)).tokens == whole.tokens
 
 
-def test_our_loop_is_mlx_lm_s(tiny):
-    """In turn on one model: the same tokens, and our rate is mlx_lm's but for the text that it makes of them.
-
-    That is under 1 ms a token: much of the tiny model's token and little of a real one's. The fastest of each count,
-    because other work on the machine only ever adds time.
-    """
+def test_our_loop_writes_mlx_lm_s_tokens(tiny):
+    """Both ways, as on a GPU too; `benchmarks/test_meters.py` and SPEED-9 compare the rates."""
     from mlx_lm.generate import generate_step
-
-    from gemma_bench.measure.comparison import compare
 
     backend, workload = load(tiny, "mlx", "cpu"), Workload(prompt_tokens=16, new_tokens=24)
     prompt = mx.array(workload.tokens(backend.size, 16)[0])
     theirs = [int(token) for token, _ in generate_step(prompt, backend.model, max_tokens=24)]
     assert list(run_trial(backend, workload).tokens) == theirs
     rows, cache = read_before(backend, workload)
-    assert [int(token) for (token,) in mlx_steps(backend, rows, cache, 24, is_ahead=True)] == theirs, "as on a GPU"
-    found = compare(
-        lambda: run_trial(backend, workload).decode_tokens_per_s, lambda: mlx_lm_tokens_per_s(backend, workload), 16
-    )
-    extra_s = 1 / max(found.b) - 1 / max(found.a)
-    assert max(found.a) > 0.9 * max(found.b)
-    assert extra_s < 1e-3
+    assert [int(token) for (token,) in mlx_steps(backend, rows, cache, 24, is_ahead=True)] == theirs
 
 
 @pytest.mark.parametrize(

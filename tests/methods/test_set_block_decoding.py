@@ -18,6 +18,7 @@ from gemma_bench.methods.set_block_torch import TorchPasses, readout
 from gemma_bench.methods.set_block_trace import Answer, answers, stream_tokens
 from gemma_bench.models.backend import Backend
 from gemma_bench.models.catalog import TINY
+from gemma_bench.models.generation import generate
 from gemma_bench.models.loading import load
 from gemma_bench.models.sampling import Sampled
 from gemma_bench.models.tiny import random_folder
@@ -190,8 +191,18 @@ def test_the_ends_of_gamma_are_one_token_and_one_pass_a_block(masked: Backend) -
     passes = passes_of(masked)
     assert answer(passes, PROMPT, 24, method=SetBlock(6, EntropyBounded(0))).passes_count == 24
     assert answer(passes, PROMPT, 24, method=SetBlock(6, EntropyBounded(float("inf")))).passes_count == 4
-    alone = answer(passes, PROMPT, 24, method=SetBlock(1))
-    assert (alone.passes_count, alone.fixed_in_pass) == (24, tuple(range(1, 25)))
+
+
+def test_blocks_of_one_token_are_autoregressive(masked: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemma_bench.methods.set_block_decoding.PREFILL_TOKENS", 4)
+    passes, method = passes_of(masked), SetBlock(1)
+    wanted = [tuple(generate(masked, prompt, 24)) for prompt in (PROMPT, OTHER)]
+    alone = answer(passes, PROMPT, 24, method=method)
+    assert (alone.tokens, alone.fixed_in_pass) == (wanted[0], tuple(range(1, 25)))
+    assert [found.tokens for found in answers(decode(passes, [PROMPT, OTHER], 24, method))] == wanted
+    stop = wanted[1][9]
+    ended = answers(decode(passes, [PROMPT, OTHER], 24, method, stop_tokens={stop}))[1]
+    assert (ended.tokens, ended.is_ended) == (wanted[1][: wanted[1].index(stop)], True)
 
 
 def test_the_left_prefix_writes_from_left_to_right(masked: Backend) -> None:
