@@ -39,7 +39,7 @@ class Recipe(BaseModel):
     start_learning_rate: float = 4e-3
     tuning_steps: int = 900
     tuning_learning_rate: float = 5e-3
-    with_equal_compute: bool = True
+    controls: tuple[str, ...] = (EQUAL_TOKENS, EQUAL_COMPUTE)
     budget_s: float | None = None
     seed: int = 0
 
@@ -97,7 +97,7 @@ def train_models(
     progress: Progress = silent,
     state: Path | None = None,
 ) -> dict[str, Trained]:
-    """Train on next tokens, then from there with the block objective and, as controls, on next tokens alone.
+    """Train on next tokens, then from there with the block objective and, as the controls, on next tokens alone.
 
     With a `state` folder, what a killed run had trained is not trained again.
     """
@@ -111,8 +111,10 @@ def train_models(
     pool = _Pool.of(examples, length, device)
     start: Any = micro_model(recipe.size, seed=recipe.seed)
     start.to(device)
-    steps = {START: recipe.start_steps, SET_BLOCK: recipe.tuning_steps, EQUAL_TOKENS: recipe.tuning_steps}
-    if recipe.with_equal_compute:
+    steps = {START: recipe.start_steps, SET_BLOCK: recipe.tuning_steps}
+    if EQUAL_TOKENS in recipe.controls:
+        steps[EQUAL_TOKENS] = recipe.tuning_steps
+    if EQUAL_COMPUTE in recipe.controls:
         steps[EQUAL_COMPUTE] = round(recipe.tuning_steps * compute_ratio(recipe.size))
     trained = dict[str, Trained]()
     for name, count in steps.items():

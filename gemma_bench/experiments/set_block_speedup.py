@@ -39,19 +39,19 @@ class Config(Recipe):
 
 _GRID = (
     *(Setting(amount=gamma) for gamma in (0.2, 0.0, 0.05, 0.6, 1.5, 4.0)),
-    *(Setting(amount=gamma, block_tokens=block) for block in (1, 4, 16) for gamma in (0.05, 0.6)),
+    *(Setting(amount=gamma, block_tokens=block) for block in (4, 16) for gamma in (0.05, 0.6)),
     *(Setting(sampler=sampler, amount=amount) for sampler in ("left", "factor") for amount in (0.2, 0.6)),
     *(Setting(sampler="fixed", amount=amount) for amount in (2, 4)),
 )
 
-FIXTURE = Config(mixtures=(("record",),), settings=(Setting(), Setting(block_tokens=1)), with_equal_compute=False)
+FIXTURE = Config(mixtures=(("record",),), settings=(Setting(),), controls=(EQUAL_TOKENS,))
 """A minute and a half on one core: text from a template."""
 
 STUDY = Config(
     mixtures=(("record",), ("sums",), ("choice",), ("table",)),
     settings=(
         *(Setting(amount=gamma) for gamma in (0.2, 0.0, 0.6, 4.0)),
-        *(Setting(amount=0.2, block_tokens=block) for block in (1, 4, 16)),
+        *(Setting(amount=0.2, block_tokens=block) for block in (4, 16)),
         *(Setting(sampler=sampler, amount=0.2) for sampler in ("left", "factor")),
         Setting(sampler="fixed", amount=2),
     ),
@@ -105,10 +105,10 @@ class SetBlockRecord(DecodingRecord):
     parameters_count: int
     start_count_tokens: int
     tuning_count_tokens: int
-    equal_tokens_count_tokens: int
+    equal_tokens_count_tokens: int | None
     equal_compute_count_tokens: int | None
     set_block_s: float
-    equal_tokens_s: float
+    equal_tokens_s: float | None
     loss_family: tuple[str, ...]
 
 
@@ -139,12 +139,13 @@ def _measure(
     config: Config, mixture: Sequence[str], scale: str, device: str, progress: Progress, state: Path | None
 ) -> SetBlockRecord:
     trained = train_models(config, mixture, device, progress, state)
-    judge = trained.get(EQUAL_COMPUTE, trained[EQUAL_TOKENS]).model
+    control = trained.get(EQUAL_TOKENS)
+    judge = trained.get(EQUAL_COMPUTE, control or trained[START]).model
     graded, losses = Graded([], []), list[dict[str, Any]]()
     for name in mixture:
         family, folder = find_family(name), None if state is None else state / name
         examples = draw(family, config.prompts, config.seed + 1, held_out=True)
-        losses += _losses(name, trained, examples)
+        losses += next_token_losses(name, trained, examples)
         graded += grade_family(family, examples, trained, config.settings, judge, progress, folder)
     table = columns(graded.rows, "row_")
     return SetBlockRecord.measured(
@@ -159,10 +160,10 @@ def _measure(
         parameters_count=config.size.parameter_count,
         start_count_tokens=trained[START].count_tokens,
         tuning_count_tokens=trained[SET_BLOCK].count_tokens,
-        equal_tokens_count_tokens=trained[EQUAL_TOKENS].count_tokens,
+        equal_tokens_count_tokens=control and control.count_tokens,
         equal_compute_count_tokens=trained[EQUAL_COMPUTE].count_tokens if EQUAL_COMPUTE in trained else None,
         set_block_s=trained[SET_BLOCK].duration_s,
-        equal_tokens_s=trained[EQUAL_TOKENS].duration_s,
+        equal_tokens_s=control and control.duration_s,
         prompts_count=config.prompts,
         **columns(losses, "loss_"),
         **table,
@@ -170,15 +171,18 @@ def _measure(
     )
 
 
-def _losses(family: str, trained: Mapping[str, Trained], examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Return the next-token loss of right answers and their `<eos>`, per token, and how far above the control's."""
+def next_token_losses(family: str, trained: Mapping[str, Trained], examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Return the next-token loss of right answers and their `<eos>`, per token, and how far above the control's.
+
+    Where there is no control, each model is compared with the one that all began as.
+    """
     prompts = [example.prompt_tokens for example in examples]
     right = [[*example.answer.encode("ascii"), EOS] for example in examples]
     counts = list(map(len, right))
     found = {name: answer_nats(arm.model, prompts, right) for name, arm in trained.items()}
     losses = []
     for name, nats in found.items():
-        more = [own - control for own, control in zip(nats, found[EQUAL_TOKENS], strict=True)]
+        more = [own - control for own, control in zip(nats, found.get(EQUAL_TOKENS, found[START]), strict=True)]
         gap = ratio_interval(more, counts)
         over = gap.named("over_control", "nats")
         losses.append({"model": name, "family": family, "nats": sum(nats) / sum(counts), **over})

@@ -93,6 +93,13 @@ class _GreedyPasses(TorchPasses):
         ids = logits.argmax(dim=1).cpu().numpy()
         return Readout(figures.entropies_nats, figures.confidences, lambda chosen: ids[chosen][:, None])
 
+    @torch.inference_mode()
+    def logits(self, cache: TorchBlockCache, finished: Ids, block: Ids) -> Float[np.ndarray, "batch 1 1"]:
+        """Return the id that each row's last token makes likeliest, in place of logits."""
+        last = self.hidden(cache, finished, block)[:, -1:]
+        ids: np.ndarray = self.model.get_output_embeddings()(last).argmax(dim=-1, keepdim=True).cpu().numpy()
+        return ids
+
 
 @dataclass(frozen=True)
 class _AsGiven:

@@ -4,27 +4,14 @@ from dataclasses import replace
 from unittest.mock import patch
 
 
-def _tuning_of_nothing(objective):
-    """Leave a model as it was at the start, whatever its training did; the other one trains as it should."""
-    from gemma_bench.experiments import set_block_speedup
-
-    right = set_block_speedup.train_models
-
-    def wrong(*arguments):
-        trained = right(*arguments)
-        return {**trained, objective: replace(trained[objective], model=trained["start"].model)}
-
-    return patch.object(set_block_speedup, "train_models", wrong)
-
-
 def objective_not_trained():
     """Put the next-token control in the place of the model with the block objective: as accurate, and no use in blocks."""
     from gemma_bench.experiments import set_block_speedup
 
     right = set_block_speedup.train_models
 
-    def wrong(*arguments):
-        trained = right(*arguments)
+    def wrong(recipe, *arguments):
+        trained = right(recipe.model_copy(update={"controls": ("equal tokens",)}), *arguments)
         return {**trained, "set block": trained["equal tokens"]}
 
     return patch.object(set_block_speedup, "train_models", wrong)
@@ -38,7 +25,16 @@ def blocks_of_one_token():
 
 
 def control_not_trained():
-    return _tuning_of_nothing("equal tokens")
+    """Leave the control as it was at the start; the other model trains as it should."""
+    from gemma_bench.experiments import set_block_arms
+
+    right = set_block_arms.train_models
+
+    def wrong(*arguments):
+        trained = right(*arguments)
+        return {**trained, "equal tokens": replace(trained["equal tokens"], model=trained["start"].model)}
+
+    return patch.object(set_block_arms, "train_models", wrong)
 
 
 def recorded_saving_mirrored():

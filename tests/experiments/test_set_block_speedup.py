@@ -5,7 +5,7 @@ import pytest
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.intervals import proportion_interval, ratio_interval
 from gemma_bench.core.records import read_record, write_record
-from gemma_bench.experiments.set_block_arms import compute_ratio
+from gemma_bench.experiments.set_block_arms import EQUAL_COMPUTE, EQUAL_TOKENS, compute_ratio
 from gemma_bench.experiments.set_block_speedup import FIXTURE, SetBlockRecord, run
 from gemma_bench.experiments.set_block_writing import Setting
 from gemma_bench.measure.block_quality import Written, quality
@@ -21,15 +21,15 @@ SMALL = {
 
 
 def test_every_model_and_setting_has_its_row(tmp_path):
-    (record,) = run(FIXTURE.model_copy(update={**SMALL, "with_equal_compute": True}))
+    (record,) = run(FIXTURE.model_copy(update={**SMALL, "controls": (EQUAL_TOKENS, EQUAL_COMPUTE)}))
     assert record.tuning_count_tokens == record.equal_tokens_count_tokens
     assert record.equal_compute_count_tokens == 2 * record.tuning_count_tokens
     assert record.loss_model == ("start", "set block", "equal tokens", "equal compute") * 2
-    assert record.row_family == ("digits",) * 7 + ("sums",) * 7
-    assert record.row_decoder[:7] == ("next token",) * 4 + ("entropy",) * 3
-    assert record.row_model[4:7] == ("start", "set block", "set block")
+    assert record.row_family == ("digits",) * 6 + ("sums",) * 6
+    assert record.row_decoder[:6] == ("next token",) * 4 + ("entropy",) * 2
+    assert record.row_model[4:6] == ("start", "set block")
     lengths = {len(value) for name, value in record.model_dump().items() if name.startswith("row_")}
-    assert lengths == {14}
+    assert lengths == {12}
     assert read_record(write_record(record, tmp_path), SetBlockRecord) == record
 
 
