@@ -130,7 +130,7 @@ class ClaimRun:
             outcome, text = expected(claim, judgement)
         else:
             baseline = found if fault == BASELINE else self.judged.get((claim.id, BASELINE))
-            outcome, text = caught_fault(claim, fault, baseline and baseline.judgement, judgement)
+            outcome, text = caught_fault(claim, fault, baseline.judgement if baseline else None, judgement)
         if call.excinfo and isinstance(call.excinfo.value, GemmaBenchError):
             report.longrepr = None  # one sentence that a user can act on needs no traceback
         if report.when == "setup" and outcome == "passed":

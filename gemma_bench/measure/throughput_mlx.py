@@ -24,18 +24,22 @@ def mlx_steps(
     This is mlx_lm's `generate_step` for a batch: the choice stays on the device, memory is wired, the allocator's cache
     is cleared every 256 tokens, the prompt's last token is read apart, and one step is begun beyond the last. On a CPU
     a step begun ahead holds up the choice before it (MLX lets few tasks wait), so that the first token would seem to
-    come a step too late: there each step is begun when the one before has ended.
+    come a step too late: there each step is only described meanwhile, and begun when the one before has ended.
     """
     ahead = backend.device != "cpu" if is_ahead is None else is_ahead
     with mx.stream(mx.cpu if backend.device == "cpu" else mx.gpu), wired_limit(backend.model):
-        chosen = _next(backend, _read_but_last(backend, mx.array(prompt), cache), cache)
+        step = _next(backend, _read_but_last(backend, mx.array(prompt), cache), cache)
+        mx.async_eval(step)
         for index in range(count):
-            following = _next(backend, chosen[:, None], cache) if ahead else None
-            yield wait(chosen)
+            following = _next(backend, step[0][:, None], cache) if ahead or index + 1 < count else None
+            if ahead:
+                mx.async_eval(following)
+            yield wait(step[0])
             if index % _CLEAR_EVERY_TOKENS == 0:
                 mx.clear_cache()
-            if index + 1 < count:
-                chosen = _next(backend, chosen[:, None], cache) if following is None else following
+            if following is not None:
+                mx.async_eval(following)  # where it was begun ahead, nothing is left to do
+                step = following
 
 
 def _read_but_last(backend: MlxBackend, tokens: mx.array, cache: Cache) -> mx.array:
@@ -48,13 +52,11 @@ def _read_but_last(backend: MlxBackend, tokens: mx.array, cache: Cache) -> mx.ar
     return tokens[:, last:]
 
 
-def _next(backend: MlxBackend, tokens: mx.array, cache: Cache) -> mx.array:
-    """Begin a step and return its choices; log-probabilities are computed as mlx_lm does (5 % of a token on a CPU)."""
+def _next(backend: MlxBackend, tokens: mx.array, cache: Cache) -> tuple[mx.array, mx.array]:
+    """Describe a step: its choices and, as mlx_lm computes them, log-probabilities (5 % of a token on a CPU)."""
     logits = backend.model(tokens, cache=cache)[:, -1]
     log_probabilities = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    chosen: mx.array = mx.argmax(log_probabilities, axis=-1)
-    mx.async_eval(chosen, log_probabilities)  # type: ignore[no-untyped-call, unused-ignore]
-    return chosen
+    return mx.argmax(log_probabilities, axis=-1), log_probabilities
 
 
 def wait(chosen: mx.array) -> Int[np.ndarray, " batch"]:

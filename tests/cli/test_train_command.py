@@ -254,7 +254,7 @@ def test_another_run_is_not_resumed_nor_overwritten(gemma_bench, start):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_does_not_fit_is_refused_before_weights_are_loaded(gemma_bench, start, tmp_path, monkeypatch, method):
-    monkeypatch.setattr("gemma_bench.training.free_memory.available_bytes", lambda: 2**20)
+    monkeypatch.setattr("gemma_bench.training.free_memory.available_bytes", lambda: 2**16)
     monkeypatch.setattr("gemma_bench.training.run.load", lambda *_: pytest.fail("weights were loaded"))
     done = gemma_bench(*start(method))
     assert done.code == 2
