@@ -23,3 +23,9 @@ def a_tenth_above(record, arm):
     seeds = [2.4 + 0.01 * place for place, _ in enumerate(record.held_out_nats[arm])]
     nats = {name: tuple(one + 0.1 * (name == arm) for one in seeds) for name in record.held_out_nats}
     return record.model_copy(update={"held_out_nats": nats})
+
+
+def faster_and_surer(record, than):
+    """Return a row of the speed table that decodes a fifth faster than another, and whose every token is 0.01 nats surer."""
+    rates, nats = (tuple(1.2 * rate for rate in than.samples), tuple(one - 0.01 for one in than.token_nats))
+    return record.model_copy(update={"samples": rates, "token_nats": nats})

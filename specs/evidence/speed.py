@@ -109,12 +109,14 @@ def study_table(request):
 
 
 @pytest.fixture
-def beside_llama_cpp(recorded):
+def beside_llama_cpp(request, recorded):
     """Return the rate of 8 bits over llama.cpp's, round by round, or the ratio of perplexities where that is worse.
 
     Perplexities are compared token by token: on 1,024 tokens rounding alone, of activations even, moves one by 1 %.
     """
     from math import exp
+
+    from evidence.known_answers import faster_and_surer
 
     from gemma_bench.core.errors import InvalidRunError
     from gemma_bench.core.intervals import Interval, mean_interval
@@ -128,6 +130,8 @@ def beside_llama_cpp(recorded):
         return recorded("speed_table", speed_table.TableRecord, version=speed_table.VERSION, where=is_meant)
 
     ours, theirs = newest("270m-all8 torch cpu"), newest("270m llama.cpp cpu Q4_K_M")
+    if request.config.option.faults:
+        ours = faster_and_surer(ours, than=theirs)
     if (ours.machine_id, ours.commit) != (theirs.machine_id, theirs.commit):
         raise InvalidRunError("not one run", f"{ours.row} and {theirs.row} were not measured in turn")
     for record in (ours, theirs):
