@@ -27,5 +27,5 @@ def a_tenth_above(record, arm):
 
 def faster_and_surer(record, than):
     """Return a row of the speed table that decodes a fifth faster than another, and whose every token is 0.01 nats surer."""
-    rates, nats = (tuple(1.2 * rate for rate in than.samples), tuple(one - 0.01 for one in than.token_nats))
-    return record.model_copy(update={"samples": rates, "token_nats": nats})
+    rates, nats = [1.2 * rate for rate in than.samples], [one - 0.01 for one in than.token_nats]
+    return record.model_copy(update={"samples": tuple(rates), "token_nats": tuple(nats)})
