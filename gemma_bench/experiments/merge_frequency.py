@@ -82,7 +82,10 @@ STUDY = Config(
 )
 """165 thousand parameters, 512,000 tokens to each arm: an interval of 200 merges five times in the run."""
 
-MINUTES = {"fixture": 1, "study": 25}
+LONG = STUDY.model_copy(update={"course": STUDY.course.longer(4), "seeds": (1, 2, 3, 4, 5)})
+"""The same at four times the tokens, with five seeds; never run so far."""
+
+MINUTES = {"fixture": 1, "study": 25, "long": 150}
 
 
 def run(

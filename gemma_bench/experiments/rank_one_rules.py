@@ -87,7 +87,10 @@ STUDY = Config(
 )
 """165 thousand parameters, 245,760 tokens to each arm after the warm start."""
 
-MINUTES = {"fixture": 2, "study": 12}
+LONG = STUDY.model_copy(update={"course": STUDY.course.longer(4), "seeds": (1, 2, 3, 4, 5)})
+"""The same at four times the tokens, with five seeds; never run so far."""
+
+MINUTES = {"fixture": 2, "study": 12, "long": 75}
 
 
 def run(

@@ -67,7 +67,10 @@ STUDY = Config(
 )
 """165 thousand parameters, 307,200 tokens to each arm after the warm start."""
 
-MINUTES = {"fixture": 1, "study": 10}
+LONG = STUDY.model_copy(update={"course": STUDY.course.longer(4), "seeds": (1, 2, 3, 4, 5)})
+"""The same at four times the tokens, with five seeds; never run so far."""
+
+MINUTES = {"fixture": 1, "study": 10, "long": 60}
 
 
 def run(

@@ -24,7 +24,7 @@ from gemma_bench.experiments.set_block_writing import Setting
 from gemma_bench.measure.writing import answer_nats
 from gemma_bench.training.families import EOS, Example, draw, find_family
 
-VERSION = 1
+VERSION = 2
 
 MINUTES = {"fixture": 2, "study": 10, "long": 120, "full": 9}
 

@@ -52,17 +52,18 @@ def test_the_held_out_loss_is_that_of_the_bits_saved(record):
 
 
 def test_an_adapter_beside_a_loaded_model(tiny):
-    arm = {"model": str(tiny.path), "rank": 2, "targets": ("q_proj", "v_proj"), "base_sequences": 0, "rate": 0.01}
-    (found,) = run(small(**arm, sequences_counts=(4,)))
+    arm = {"model": str(tiny.path), "rank": 2, "targets": ("q_proj", "v_proj"), "rate": 0.01}
+    sizes = {"base_sequences": 0, "reference_sequences": 64, "sequences_counts": (4,)}
+    (found,) = run(small(**arm, **sizes))
     assert found.trained_parameters_count == 6 * 2 * ((64 + 64) + (64 + 32))
     assert found.memorised_bits[0] > 0
     assert found.weights_sha256 == tiny.sha256
 
 
 def test_presets_go_beyond_what_they_can_hold():
-    (tiny,) = STUDY.arms
-    assert max(tiny.sequences_counts) > 10 * sorted(tiny.sequences_counts)[1]
-    assert {arm.model for arm in FULL.arms} == {"270m"}
+    for arm in STUDY.arms:
+        assert max(arm.sequences_counts) > 5 * sorted(arm.sequences_counts)[1]
+    assert {arm.model for arm in FULL.arms} == {"270m"} == {arm.model for arm in STUDY.arms if arm.rank}
 
 
 @pytest.mark.parametrize(
