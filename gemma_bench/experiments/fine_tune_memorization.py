@@ -17,7 +17,7 @@ from gemma_bench.experiments.fine_tune_runs import Arm, Found, measure
 from gemma_bench.training.adapters import PROJECTIONS
 
 VERSION = 1
-MINUTES = {"fixture": 0.5, "study": 8, "full": 8}
+MINUTES = {"fixture": 0.5, "study": 25, "full": 8}
 
 
 class Config(BaseModel):
@@ -82,13 +82,14 @@ STUDY = Config(
             update={
                 "targets": ("v_proj",),
                 "text_vocabulary": True,
-                "length_tokens": 24,
-                "sequences_counts": (32, 128, 768),
-                "visits": 12,
+                "length_tokens": 16,
+                "sequences_counts": (16, 64, 320),
+                "visits": 10,
                 "batch_size": 32,
-                "reference_sequences": 2_048,
-                "held_out_sequences": 256,
-                "readings": 3,
+                "reference_sequences": 512,
+                "held_out_sequences": 128,
+                "readings": 2,
+                "rate": 0.004,
             }
         ),
     )
