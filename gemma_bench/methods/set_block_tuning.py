@@ -4,12 +4,13 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from gemma_bench.core.errors import BadInputError
-from gemma_bench.methods.set_block_training import LARGEST_BLOCK, SMALLEST_BLOCK, draw_noise, set_block_loss
+from gemma_bench.methods.set_block_training import LARGEST_BLOCK, SMALLEST_BLOCK, Noise, draw_noise, set_block_loss
 from gemma_bench.training.data import IGNORED
 from gemma_bench.training.method import Full, Lora, Method, Options, Prepared
 from gemma_bench.training.objective import Batch, NextToken
@@ -71,9 +72,21 @@ class BlockObjective(NextToken):
         """Return the sum of both terms over the batch's targets."""
         if not model.training:
             return super().__call__(model, batch)
-        tokens = batch["input_ids"]
         blocks = (self.method.smallest_block, self.method.largest_block)
-        noise = draw_noise(len(tokens), tokens.shape[1], blocks=blocks)
-        is_counted = batch["labels"] != IGNORED
+        sequences, length = batch["input_ids"].shape
+        noise = draw_noise(sequences, length, blocks=blocks)
+        tokens, is_counted, noise = whole_blocks(batch, noise, self.method.mask_token)
         loss = set_block_loss(model, tokens, noise, self.method.mask_token, is_counted=is_counted)
         return loss.total * torch.as_tensor(self.target_count(batch), device=tokens.device)
+
+
+def whole_blocks(batch: Batch, noise: Noise, mask_token: int) -> tuple[Tensor, Tensor, Noise]:
+    """Return tokens, which of them are counted, and the noise, with masks after the end of every row's last block.
+
+    Decoding has masks there too: padding, or a block cut short, would tell how long the answer is.
+    """
+    missing = -(batch["input_ids"].shape[1] - 1) % noise.block_tokens
+    is_counted = F.pad(batch["labels"] != IGNORED, (0, missing))
+    is_over = is_counted.flip(1).cumsum(1).flip(1) == 0
+    tokens = F.pad(batch["input_ids"], (0, missing)).masked_fill(is_over, mask_token)
+    return tokens, is_counted, Noise(F.pad(noise.is_masked, (0, missing)), noise.block_tokens)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,12 +111,19 @@ def _shards(size: Size, bytes_per_value: int) -> Iterator[list[str]]:
 
 
 def _write_shard(tensors: "dict[str, Tensor]", path: Path) -> None:
-    """Write one safetensors file; its library hides the system's error number in a message, which is undone here."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    try:
+    with system_errors():
         save_file(tensors, path, metadata={"format": "pt"})
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise what the system refused as `OSError`: safetensors hides its number in a message."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except SafetensorError as error:
         if code := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(code.group(1)), str(error)) from error

@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 
 from gemma_bench.core.errors import BadInputError, DamagedFileError, unknown
 from gemma_bench.core.files import new_folder, read_text
+from gemma_bench.models.saving import system_errors
 from gemma_bench.training.split_weights import add_product
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -165,7 +166,8 @@ def save(model: PeftModel, folder: Path, base: Base | None = None) -> None:
     they are, `base` says which.
     """
     with new_folder(folder) as partial:
-        model.save_pretrained(str(partial))
+        with system_errors():
+            model.save_pretrained(str(partial))
         if base:
             (partial / _BASE).write_text(base.model_dump_json(indent=1) + "\n", encoding="utf-8")
 

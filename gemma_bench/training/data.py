@@ -44,7 +44,7 @@ class Examples(Dataset[Example]):
         """Read a file; an error names it and the line."""
         self.rows: list[Example] = []
         self.cut_count = 0
-        for number, line in enumerate(read_text(path, "data file").splitlines(), start=1):
+        for number, line in enumerate(read_text(path, "data file").split("\n"), start=1):
             if not line.strip():
                 continue
             row = _row(line, path, number)

@@ -124,7 +124,8 @@ class Trainer(Base):  # type: ignore[misc]
 
     def _diverged(self, what: str) -> InvalidRunError:
         step = self.state.global_step + 1
-        return InvalidRunError("diverged", f"the {what} in step {step}; the last checkpoint is from before")
+        kept = "the last checkpoint is from before" if self.settings.save_every else "no checkpoint was asked for"
+        return InvalidRunError("diverged", f"the {what} in step {step}; {kept}")
 
     def floating_point_ops(self, inputs: Batch) -> int:  # noqa: ARG002
         """Count nothing: counting would walk the whole model at every step."""

@@ -74,7 +74,7 @@ def steadiness(request, tiny):
     from gemma_bench.models.loading import load
 
     backend = load(tiny, "torch", "cpu")
-    long, rounds = (160, 2) if request.config.option.faults else (320, 6)
+    long, rounds = (160, 8) if request.config.option.faults else (320, 6)
     found = compare_at_equal_depth(backend, 18, long, rounds)
     reason = f"tiny model, processor time; this machine tells {found.smallest_effect_percent:.1f} % from nothing"
     return Measured.within(found.ratio, "× the time", found.a), reason, subject(backend)

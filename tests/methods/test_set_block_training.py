@@ -8,7 +8,9 @@ from transformers import DynamicCache, Gemma3ForCausalLM, Gemma3TextConfig
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.methods.set_block_training import Noise, attention_masks, draw_noise, hidden_states, set_block_loss
+from gemma_bench.methods.set_block_tuning import whole_blocks
 from gemma_bench.models.catalog import TINY
+from gemma_bench.training.data import IGNORED
 from gemma_bench.training.head_loss import summed_cross_entropy
 
 MASK, LENGTH = 4, 30
@@ -196,3 +198,25 @@ def test_the_sum_over_chunks_is_the_sum():
     for chunk_rows in (1, 5, 23, 100):
         assert summed_cross_entropy(head, hidden, labels, chunk_rows).item() == pytest.approx(whole.item(), rel=1e-6)
     assert summed_cross_entropy(head, hidden[:0], labels[:0]) == 0
+
+
+@pytest.mark.parametrize("block_tokens", [2, 5, 16])
+def test_a_row_s_loss_does_not_know_where_its_answer_ends(model, tokens, block_tokens):
+    """After the end stand masks to the end of the block, whatever was padded: as where a block is decoded."""
+    kept = torch.tensor([17, 20])
+    losses = []
+    for length in (20, 23):
+        labels = torch.where(torch.arange(length) < kept[:, None], tokens[:2, :length], IGNORED)
+        labels[:, :5] = IGNORED
+        is_masked = torch.zeros(2, length, dtype=torch.bool)
+        is_masked[:, 7:15:3] = True
+        batch = {
+            "input_ids": tokens[:2, :length].masked_fill(torch.arange(length) >= kept[:, None], 0),
+            "labels": labels,
+        }
+        whole, is_counted, noise = whole_blocks(batch, Noise(is_masked, block_tokens), MASK)
+        assert (whole.shape[1] - 1) % block_tokens == 0
+        assert all((row[end:] == MASK).all() for row, end in zip(whole, kept, strict=True))
+        assert torch.equal(whole[1, :20], tokens[1, :20])
+        losses.append(set_block_loss(model, whole, noise, MASK, is_counted=is_counted).total.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

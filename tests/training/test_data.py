@@ -63,3 +63,9 @@ def test_a_row_without_meaning_is_named_by_file_and_line(tmp_path, row, sentence
 @pytest.mark.parametrize("mask", [False, True])
 def test_a_message_alone_is_learnt_whole(tmp_path, mask):
     assert examples(tmp_path, [{"messages": [ANSWER]}], mask_prompt=mask)[0].prompt_count == 0
+
+
+def test_a_separator_of_lines_inside_a_string_is_text(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "one\u2028line"}\r\n{"text": "another\x85"}\n', encoding="utf-8", newline="")
+    assert len(Examples(path, Reading(byte_tokenizer(), 200))) == 2
