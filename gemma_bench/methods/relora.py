@@ -33,6 +33,7 @@ class ReLoRA(Lora):
     rate_factor: float = Field(FULL_RANK_TO_LOW_RANK, gt=0, description="Adapters' rate over the full-rank rate.")
     moments: Literal["reset", "prune", "keep"] = Field("reset", description="What a merge does to Adam's moments.")
     pruned_share: float = Field(0.99, ge=0, le=1, description="Share of both moments that pruning sets to zero.")
+    keep_change: bool = Field(True, description="Keep what was merged, up to the matrices' size, to read its rank.")
     embeddings: bool = Field(False, description="Train the embedding and the norms too, at the adapters' rate.")
 
     @property
@@ -54,7 +55,8 @@ class ReLoRA(Lora):
         if self.warm_start_steps:
             groups.append(Group(beside, cosine(settings)))
         restarts = Restarts(self, settings.seed + 1)
-        return Prepared(adapted, groups, callbacks=[restarts], changes_frozen_weights=True, change=restarts.change)
+        change = restarts.change if self.keep_change else None
+        return Prepared(adapted, groups, callbacks=[restarts], changes_frozen_weights=True, change=change)
 
     def forget(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
         """Do to the adapters' moments what this method does at a merge."""
@@ -101,7 +103,8 @@ class Restarts(MethodCallback):
         if since == 0:
             self._hand_over(now, is_warm=False)
         elif since > 0 and since % self.method.reset_interval == 0 and now.step < now.steps:
-            self.change.record(layers(now.model))
+            if self.method.keep_change:
+                self.change.record(layers(now.model))
             merge_and_restart(layers(now.model), self.generator)
             self.method.forget(now.optimizer, all_adapter_parameters(now.model))
 

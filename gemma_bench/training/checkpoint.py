@@ -116,8 +116,21 @@ def restore_model(trainer: "Trainer", checkpoint: Path) -> None:
         for name, tensor in changing_weights(trainer).items():
             tensor.copy_(state["weights"][name])
     for callback, method in zip(trainer.prepared.callbacks, state["method"], strict=True):
-        callback.load_state_dict(method)
+        callback.load_state_dict(_moved(method, trainer.args.device))
     trainer.waiting = state
+
+
+def _moved(state: Any, device: torch.device) -> Any:
+    """Return a method's state with its tensors on a device, all but a generator's own (on CUDA and MPS never run)."""
+    match state:
+        case torch.Tensor():
+            return state.to(device)
+        case dict():
+            return {name: part if name == "generator" else _moved(part, device) for name, part in state.items()}
+        case list() | tuple():
+            return type(state)(_moved(part, device) for part in state)
+        case _:
+            return state
 
 
 def restore_optimizer(trainer: "Trainer") -> None:

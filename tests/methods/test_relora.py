@@ -153,3 +153,17 @@ def test_rates_are_what_the_optimizer_gets(micro, rows):
     assert seen == pytest.approx(expected)
     assert seen[4] == 0
     assert math.isclose(max(seen), 2e-3)
+
+
+def test_what_was_merged_is_not_kept_where_nobody_reads_it(micro, rows):
+    """Without the sum of merges a run holds no second copy of a matrix, and trains the same."""
+    from gemma_bench.training.micro import micro_model
+
+    settings = Settings(iters=9, learning_rate=1e-3, batch_size=2)
+    kept, unread = (ReLoRA(rank=2, reset_interval=3, rewarm_steps=1, keep_change=keep) for keep in (True, False))
+    one, other = fit(micro, kept, rows, settings), fit(micro_model(seed=0), unread, rows, settings)
+    assert one.prepared.callbacks[0].state_dict()["change"]
+    assert not other.prepared.callbacks[0].state_dict()["change"]
+    assert other.prepared.change is None
+    for found, expected in zip(other.model.parameters(), one.model.parameters(), strict=True):
+        assert torch.equal(found, expected)

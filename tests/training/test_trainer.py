@@ -140,6 +140,7 @@ METHODS = {
     "lora with dropout": Lora(rank=2, dropout=0.2),
     "relora": ReLoRA(rank=2, reset_interval=4, rewarm_steps=1, dropout=0.1),
     "relora, pruned": ReLoRA(rank=2, reset_interval=4, rewarm_steps=1, moments="prune"),
+    "relora, unread": ReLoRA(rank=2, reset_interval=4, rewarm_steps=1, keep_change=False),
     "relora, warm": ReLoRA(rank=2, reset_interval=3, rewarm_steps=1, warm_start_steps=5, embeddings=True),
     "random": RankOne(rule="random_a", keep_change=True),
     "every third": RankOne(rule="top_pair", merge_freq=3),
