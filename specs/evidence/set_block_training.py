@@ -57,34 +57,35 @@ def text_gap(request):
 
 
 @pytest.fixture
-def recorded_saving(recorded):
-    """Return the largest share of passes that a setting of the real model saves while it keeps its lines right.
+def saving():
+    """Return what judges a record: the largest share of passes that a setting saves while it keeps its answers right.
 
-    Lines are kept where the interval of their loss ends at 3 points or below; where none is kept, nothing is saved.
+    Answers are kept where the interval of their loss, in the record's columns `row_…_ratio` of that name, ends at 3
+    points or below; where none is kept, nothing is saved.
     """
     from gemma_bench.core.errors import InvalidRunError
-    from gemma_bench.experiments.set_block_gemma import VERSION, SetBlockGemmaRecord
 
     from published import set_block
 
-    record = recorded(
-        "set_block_gemma", SetBlockGemmaRecord, version=VERSION, where=lambda one: one.scale in ("study", "full")
-    )
-    rows = [
-        row for row, model in enumerate(record.row_model) if model == "set block" and record.row_amount[row] is not None
-    ]
-    if not rows:
-        raise InvalidRunError("incomplete", f"the record of {record.date_utc} tried no setting in its time")
-    kept = [row for row in rows if record.row_fewer_right_high_ratio[row] <= 0.03]
-    best = max(kept, key=lambda row: record.row_tokens_per_pass[row], default=None)
-    reason = (
-        f"{record.scale}, {record.set_block_count_tokens:,} tokens of training, {record.vocabulary_count:,} in the vocabulary; "
-    ) + "; ".join(
-        f"{record.row_decoder[row]} {record.row_amount[row]:g} in blocks of {record.row_block_tokens[row]}: "
-        f"{record.row_tokens_per_pass[row]:.2f} tokens per pass, {100 * record.row_fewer_right_ratio[row]:.1f} "
-        f"(up to {100 * record.row_fewer_right_high_ratio[row]:.1f}) points fewer lines right"
-        for row in rows[:6]
-    )
-    ends = (record.row_tokens_per_pass_low, record.row_tokens_per_pass, record.row_tokens_per_pass_high)
-    low, value, high = sorted(set_block.saved_percent(1 if best is None else end[best]) for end in ends)
-    return Measured(value=value, low=low, high=high, unit="% of the passes"), reason
+    def judged(record, loss):
+        rows = [
+            row
+            for row, model in enumerate(record.row_model)
+            if model == "set block" and record.row_amount[row] is not None
+        ]
+        if not rows:
+            raise InvalidRunError("incomplete", f"the record of {record.date_utc} tried no setting in its time")
+        fewer, most = (getattr(record, f"row_{loss}{end}_ratio") for end in ("", "_high"))
+        kept = [row for row in rows if most[row] <= 0.03]
+        best = max(kept, key=lambda row: record.row_tokens_per_pass[row], default=None)
+        reason = "; ".join(
+            f"{record.row_decoder[row]} {record.row_amount[row]:g} in blocks of {record.row_block_tokens[row]}: "
+            f"{record.row_tokens_per_pass[row]:.2f} tokens per pass, {100 * fewer[row]:.1f} "
+            f"(up to {100 * most[row]:.1f}) points fewer right"
+            for row in rows[:6]
+        )
+        ends = (record.row_tokens_per_pass_low, record.row_tokens_per_pass, record.row_tokens_per_pass_high)
+        low, value, high = sorted(set_block.saved_percent(1 if best is None else end[best]) for end in ends)
+        return Measured(value=value, low=low, high=high, unit="% of the passes"), reason
+
+    return judged
