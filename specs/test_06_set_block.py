@@ -210,4 +210,4 @@ def test_answers_that_may_be_any_of_three(judge, recorded, saving):
         where=lambda record: record.families == "choice" and record.scale == "study",
     )
     measured, ways = saving(found, "lost")
-    judge(measured, at_least(100 / 3), f"{found.set_block_count_tokens:,} tokens of training; {ways}")
+    judge(measured, at_least(100 / 3), f"{found.tuning_count_tokens:,} tokens of training; {ways}")
