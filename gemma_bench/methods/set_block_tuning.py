@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -86,7 +85,7 @@ def whole_blocks(batch: Batch, noise: Noise, mask_token: int) -> tuple[Tensor, T
     Decoding has masks there too: padding, or a block cut short, would tell how long the answer is.
     """
     missing = -(batch["input_ids"].shape[1] - 1) % noise.block_tokens
-    is_counted = F.pad(batch["labels"] != IGNORED, (0, missing))
+    is_counted = nn.functional.pad(batch["labels"] != IGNORED, (0, missing))
     is_over = is_counted.flip(1).cumsum(1).flip(1) == 0
-    tokens = F.pad(batch["input_ids"], (0, missing)).masked_fill(is_over, mask_token)
-    return tokens, is_counted, Noise(F.pad(noise.is_masked, (0, missing)), noise.block_tokens)
+    tokens = nn.functional.pad(batch["input_ids"], (0, missing)).masked_fill(is_over, mask_token)
+    return tokens, is_counted, Noise(nn.functional.pad(noise.is_masked, (0, missing)), noise.block_tokens)

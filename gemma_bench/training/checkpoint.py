@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 from gemma_bench.core.errors import BadInputError, DamagedFileError, GemmaBenchError
@@ -116,21 +117,9 @@ def restore_model(trainer: "Trainer", checkpoint: Path) -> None:
         for name, tensor in changing_weights(trainer).items():
             tensor.copy_(state["weights"][name])
     for callback, method in zip(trainer.prepared.callbacks, state["method"], strict=True):
-        callback.load_state_dict(_moved(method, trainer.args.device))
+        # A generator's state stays where it is; on CUDA and MPS this has never run.
+        callback.load_state_dict(send_to_device(method, trainer.args.device, skip_keys="generator"))
     trainer.waiting = state
-
-
-def _moved(state: Any, device: torch.device) -> Any:
-    """Return a method's state with its tensors on a device, all but a generator's own (on CUDA and MPS never run)."""
-    match state:
-        case torch.Tensor():
-            return state.to(device)
-        case dict():
-            return {name: part if name == "generator" else _moved(part, device) for name, part in state.items()}
-        case list() | tuple():
-            return type(state)(_moved(part, device) for part in state)
-        case _:
-            return state
 
 
 def restore_optimizer(trainer: "Trainer") -> None:
