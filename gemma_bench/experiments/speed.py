@@ -1,6 +1,8 @@
 """The question: how fast does a model run here, how much of the bandwidth is that, and are its tokens right."""
 
 import time
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -12,7 +14,7 @@ from gemma_bench.measure import summary
 from gemma_bench.measure.bandwidth import bandwidth_under
 from gemma_bench.measure.energy import energy_window
 from gemma_bench.measure.memory import MemoryMeter, allocator_of, watched, weigh
-from gemma_bench.measure.throughput import Trial, Workload, trials
+from gemma_bench.measure.throughput import Trial, Workload, run_trial
 from gemma_bench.measure.turn import turn
 from gemma_bench.measure.validity import broken_rules, read_state
 from gemma_bench.models.backend import Backend, subject
@@ -100,6 +102,7 @@ class SpeedRecord(Record):
     has_finite_logits: bool
     same_tokens_ratio: float
     largest_gap_nats: float | None
+    checked_count_tokens: int | None = None
     output_is_correct: bool
     broken_rules: tuple[str, ...]
     is_complete: bool
@@ -133,9 +136,10 @@ def run(
     meter = meter or watched(backend)
     weigh(backend, workload, meter)
     bandwidth = bandwidth_under(backend)
-    before, start, energy = read_state(other_bench_pid), time.monotonic(), energy_window(backend.device)
-    done, is_complete = _repeat(backend, config, progress)
-    energy_j, duration_s = energy(), time.monotonic() - start
+    before = read_state(other_bench_pid)
+    repeated = _repeat(backend, config, progress)
+    rules = partial(broken_rules, before, read_state(), repeated.duration_s)
+    done, energy_j = repeated.trials, repeated.energy_j
     rates, samples = summary.rates(done), tuple(trial.decode_tokens_per_s for trial in done)
     written_count = len(done) * config.new_tokens * config.batch_size
     return SpeedRecord.measured(
@@ -151,8 +155,8 @@ def run(
         **summary.memory(backend, workload, meter),
         energy_per_token_j=None if energy_j is None else energy_j / written_count,
         **summary.output(backend, workload, done, reference),
-        broken_rules=tuple(broken_rules(before, read_state(), duration_s, samples)),
-        is_complete=is_complete,
+        broken_rules=tuple(rules(samples)),
+        is_complete=repeated.is_complete,
     )
 
 
@@ -167,18 +171,36 @@ def _request(backend: Backend, config: Config) -> dict[str, Any]:
     }
 
 
-def _repeat(backend: Backend, config: Config, progress: Progress) -> tuple[list[Trial], bool]:
-    done: list[Trial] = []
+@dataclass
+class Repeated:
+    """Repetitions that ended, the time from the first one's start to the last one's end, and the energy that they took.
+
+    Pauses between them are in neither.
+    """
+
+    trials: list[Trial] = field(default_factory=list)
+    duration_s: float = 0.0
+    energy_j: float | None = 0.0
+    is_complete: bool = False
+
+
+def _repeat(backend: Backend, config: Config, progress: Progress) -> Repeated:
+    found = Repeated()
     try:
-        for trial in trials(backend, config.workload, config.trials, warm_up=False):
-            done.append(trial)
-            progress("measuring", len(done), config.trials)
-            time.sleep(config.delay_s)
+        for index in range(config.trials):
+            time.sleep(config.delay_s if index else 0)
+            start, energy = time.monotonic(), energy_window(backend.device)
+            found.trials.append(run_trial(backend, config.workload))
+            used_j = energy()
+            found.energy_j = None if used_j is None or found.energy_j is None else found.energy_j + used_j
+            found.duration_s += time.monotonic() - start
+            progress("measuring", index + 1, config.trials)
     except KeyboardInterrupt:
-        if not done:
+        if not found.trials:
             raise
-        return done, False
-    return done, True
+        return found
+    found.is_complete = True
+    return found
 
 
 def _load(config: Config, progress: Progress) -> tuple[Backend, MemoryMeter | None]:

@@ -128,6 +128,7 @@ class TableRecord(Record):
     has_finite_logits: bool
     same_tokens_ratio: float
     largest_gap_nats: float | None
+    checked_count_tokens: int | None = None
     output_is_correct: bool
     broken_rules: tuple[str, ...]
     is_complete: bool = True

@@ -88,8 +88,8 @@ def _broken(
     rules = broken_rules(*states, duration_s, [trial.decode_tokens_per_s for trial in done])
     name, workload = WORKLOADS[row]
     reference = models[HELD_TO[row]] if row in HELD_TO else None
-    for tokens in dict.fromkeys(trial.tokens for trial in done):
-        found = check_output(models[name], workload, tokens, reference)
+    for rows in dict.fromkeys(trial.rows for trial in done):
+        found = check_output(models[name], workload, rows, reference)
         if not found.has_finite_logits:
             rules.append(f"wrong output: {row} gives no finite logits")
         elif not found.is_correct:

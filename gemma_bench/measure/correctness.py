@@ -11,7 +11,9 @@ from gemma_bench.measure.throughput import Workload
 from gemma_bench.models.backend import Backend
 from gemma_bench.models.generation import prefill
 
-CHECKED_TOKENS = 32
+CHECKED_TOKENS = 16
+"""As many at the start of a row are checked and as many at its end, where the cache is fullest."""
+
 LARGEST_GAP_NATS = 0.5
 """Sixteen bits break near-ties either way; a token farther than this behind the best is a wrong one."""
 
@@ -23,6 +25,7 @@ class OutputCheck:
     has_finite_logits: bool
     same_tokens_ratio: float
     largest_gap_nats: float | None
+    checked_count_tokens: int
 
     @property
     def is_correct(self) -> bool:
@@ -31,23 +34,42 @@ class OutputCheck:
 
 
 def check_output(
-    backend: Backend, workload: Workload, written: Sequence[int], reference: Backend | None = None
+    backend: Backend, workload: Workload, rows: Sequence[Sequence[int]], reference: Backend | None = None
 ) -> OutputCheck:
-    """Read what the first sequence of a workload wrote (32 tokens at most) in one pass, and compare each choice.
+    """Read what every row of a workload wrote, its first 16 tokens and its last 16, and compare each choice.
 
-    Without a reference it is the same model, whose single steps are held against one pass over all tokens: it finds
+    Without a reference it is the same model, whose single steps are held against reading many tokens at once: it finds
     broken caches, kernels and clocks that do not wait, and numbers that are none, but no fault that both ways share.
     """
     judge = reference or backend
-    prompt = workload.tokens(backend.size, workload.depth_tokens + workload.prompt_tokens)[0].tolist()
-    logits = next_logits(judge, prompt, list(written[:CHECKED_TOKENS]))
-    is_finite = bool(np.isfinite(logits).all()) and _is_finite(backend, prompt)
-    checked = np.asarray(written[: len(logits)])
+    prompts = workload.tokens(backend.size, workload.depth_tokens + workload.prompt_tokens).tolist()
+    pieces = [piece for prompt, row in zip(prompts, rows, strict=True) for piece in _pieces(prompt, list(row))]
+    found = [_compared(next_logits(judge, *piece), piece[1]) for piece in pieces]
+    count = sum(len(written) for _, written in pieces)
+    if any(gap is None for _, gap in found):
+        return OutputCheck(False, 0.0, None, count)
+    return OutputCheck(
+        _is_finite(backend, prompts[0]),
+        sum(same for same, _ in found) / count,
+        max(gap for _, gap in found if gap is not None),
+        count,
+    )
+
+
+def _pieces(prompt: list[int], row: list[int]) -> list[tuple[list[int], list[int]]]:
+    """Return the tokens of a row to check, each run of them with all that comes before it."""
+    if len(row) <= 2 * CHECKED_TOKENS:
+        return [(prompt, row)]
+    return [(prompt, row[:CHECKED_TOKENS]), (prompt + row[:-CHECKED_TOKENS], row[-CHECKED_TOKENS:])]
+
+
+def _compared(logits: Float[np.ndarray, "written vocab"], written: list[int]) -> tuple[int, float | None]:
+    """Return how many tokens are the best, and how far the worst is behind; `None` where logits are no numbers."""
     if not np.isfinite(logits).all():
-        return OutputCheck(False, 0.0, None)
+        return 0, None
     likely = log_softmax(logits, axis=-1)
-    gaps = likely.max(axis=-1) - likely[np.arange(len(checked)), checked]
-    return OutputCheck(is_finite, float((logits.argmax(axis=-1) == checked).mean()), float(gaps.max()))
+    gaps = likely.max(axis=-1) - likely[np.arange(len(written)), written]
+    return int((logits.argmax(axis=-1) == written).sum()), float(gaps.max())
 
 
 def next_logits(backend: Backend, prompt: list[int], written: list[int]) -> Float[np.ndarray, "written vocab"]:

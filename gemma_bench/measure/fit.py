@@ -42,6 +42,11 @@ def check(size: Size, context_tokens: int, bits: int) -> None:
     longest = size.max_position_embeddings
     if not 1 <= context_tokens <= longest:
         raise BadInputError(f"context must be between 1 and {longest} tokens for {size.name}, got {context_tokens}")
+    check_bits(bits)
+
+
+def check_bits(bits: int) -> None:
+    """Refuse bits that MLX does not have."""
     if bits not in BITS:
         raise BadInputError(f"bits must be one of {', '.join(map(str, sorted(BITS)))}, got {bits}")
 

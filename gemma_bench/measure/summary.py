@@ -12,6 +12,7 @@ from gemma_bench.measure.memory import MemoryMeter
 from gemma_bench.measure.peak import Load, Peak, predicted_peak
 from gemma_bench.measure.throughput import Trial, Workload, percentile
 from gemma_bench.models.backend import Backend, value_bytes
+from gemma_bench.models.loading import is_installed, load
 
 PHASES = ("load", "prefill", "decode")
 
@@ -77,10 +78,23 @@ def prediction(backend: Backend, workload: Workload) -> Peak:
 
 def output(backend: Backend, workload: Workload, trials: Sequence[Trial], reference: Backend | None) -> dict[str, Any]:
     """Return how far the repetitions' tokens are from the reference's choices: of outputs that differ, the worst."""
-    different = dict.fromkeys(trial.tokens for trial in trials)
-    checks = [check_output(backend, workload, tokens, reference) for tokens in different]
+    reference = reference or _judge(backend)
+    different = dict.fromkeys(trial.rows for trial in trials)
+    checks = [check_output(backend, workload, rows, reference) for rows in different]
     found = max(checks, key=lambda check: inf if check.largest_gap_nats is None else check.largest_gap_nats)
-    judge = "itself, all tokens at once"
+    judge = "itself, many tokens at once"
     if reference is not None:
         judge = f"{reference.folder.model_id} in {reference.name} on {reference.device} in {reference.precision}"
     return {"reference": judge, **asdict(found), "output_is_correct": all(check.is_correct for check in checks)}
+
+
+def _judge(backend: Backend) -> Backend | None:
+    """Return torch for a quantised model on MLX's CPU, which adds in bfloat16 in single steps and in one pass alike.
+
+    On the 270m in 4 bits that moves the choices by a median KL of 0.3 nats. `None`: the model judges itself.
+    """
+    if (backend.name, backend.device) != ("mlx", "cpu") or backend.folder.bits is None or not is_installed("torch"):
+        return None
+    from gemma_bench.models.packed import SERVED_BITS
+
+    return load(backend.folder, "torch", "cpu") if backend.folder.bits in SERVED_BITS else None

@@ -51,12 +51,12 @@ class Workload:
 
 @dataclass(frozen=True)
 class Trial:
-    """One repetition's clock readings: at its start, and when each new token was there."""
+    """One repetition's clock readings: at its start, and when each new token was there; and what each row wrote."""
 
     workload: Workload
     start_ns: int
     token_ns: tuple[int, ...]
-    tokens: tuple[int, ...]
+    rows: tuple[tuple[int, ...], ...]
 
     @property
     def first_token_s(self) -> float:
@@ -87,17 +87,6 @@ class Trial:
     def mlx_lm_tokens_per_s(self) -> float:
         """N ÷ (t_last − t_first): mlx_lm's figure, which counts a token more than the time holds."""
         return self.decode_tokens_per_s * len(self.token_ns) / (len(self.token_ns) - 1)
-
-
-def trials(backend: Backend, workload: Workload, count: int, *, warm_up: bool = True) -> Iterator[Trial]:
-    """Repeat a workload after a warm-up that is not counted."""
-    if count < 1:
-        raise BadInputError(f"trials must be at least 1, got {count}")
-    workload.check(backend.size)
-    if warm_up:
-        run_trial(backend, workload)
-    for _ in range(count):
-        yield run_trial(backend, workload)
 
 
 Name = TypeVar("Name")
@@ -141,9 +130,10 @@ def run_trial(backend: Backend, workload: Workload, read_ns: Callable[[], int] |
         start = read_ns()
         for chosen in steps(backend, prompt, cache, workload.new_tokens):
             stamps.append(read_ns())
-            written.append(int(chosen[0]))
+            written.append(chosen)
         backend.synchronize()
-    return Trial(workload, start, tuple(stamps), tuple(written))
+    rows = np.stack(written, axis=1).tolist()
+    return Trial(workload, start, tuple(stamps), tuple(map(tuple, rows)))
 
 
 def read_before(backend: Backend, workload: Workload) -> tuple[list[list[int]], Cache]:

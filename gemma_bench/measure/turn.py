@@ -1,5 +1,6 @@
 """One measurement at a time on a machine: a file that names the process whose turn it is."""
 
+import getpass
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,17 +9,21 @@ from pathlib import Path
 
 import psutil
 
+from gemma_bench.core.files import explained
+
 
 def turn_file() -> Path:
-    """Return the file that all benchmarks of this machine share."""
-    return Path(tempfile.gettempdir()) / "gemma_bench.turn"
+    """Return the file that all benchmarks of one user share: another user's could not be removed once stale."""
+    with explained(Path("the file of whose turn it is")):
+        return Path(tempfile.gettempdir()) / f"gemma_bench-{getpass.getuser()}.turn"
 
 
 @contextmanager
 def turn(path: Path | None = None) -> Iterator[int | None]:
     """Take the turn and yield `None`, or yield the process that has it; a dead process has lost it."""
     file = path or turn_file()
-    other = _take(file)
+    with explained(file):
+        other = _take(file)
     try:
         yield other
     finally:

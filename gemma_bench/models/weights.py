@@ -38,6 +38,8 @@ def models_folder() -> Path:
 def size_of(name: str) -> Size:
     """Return the size behind a model name (`12b-it` → 12b)."""
     if name not in MODEL_NAMES:
+        if (converted := _CONVERTED.fullmatch(name)) and converted["base"] in MODEL_NAMES:
+            raise BadInputError(f"{name} is a conversion: name its model, {converted['base']}, and give its bits apart")
         raise unknown("model", name, MODEL_NAMES)
     return find(name.removesuffix("-it").removesuffix("-pt"))
 

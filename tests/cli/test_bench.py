@@ -10,6 +10,7 @@ import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,9 +69,9 @@ def test_a_prediction_needs_no_machine(gemma_bench):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["-g", "0"], "new_tokens must be at least 2, got 0"),
-        (["-n", "0"], "trials must be at least 1, got 0"),
-        (["-b", "0"], "batch_size must be at least 1, got 0"),
+        (["-g", "0"], "--generation-tokens must be at least 2, got 0"),
+        (["-n", "0"], "--num-trials must be at least 1, got 0"),
+        (["-b", "0"], "--batch-size must be at least 1, got 0"),
         (["-p", "500", "-g", "20"], "are 520, the model's context is 512"),
         (["--device", "cuda"], "device 'cuda' is not available here"),
         (["--delay", "-1"], "--delay must be at least 0 seconds, got -1"),
@@ -78,6 +79,9 @@ def test_a_prediction_needs_no_machine(gemma_bench):
         (["--backend", "jax"], "unknown backend 'jax', expected one of torch, mlx"),
         (["--backend", "mlx", "--device", "metal"], "device 'metal' is not available here"),
         (["--predict", "--machine", "m3ultra-80c-256gb", "--bits", "7"], "bits must be one of 2, 3, 4, 5, 6, 8, 16"),
+        (["--bits", "0"], "bits must be one of 2, 3, 4, 5, 6, 8, 16, got 0"),
+        (["--predict", "--machine", "m3ultra-80c-256gb", "--bits", "0"], "bits must be one of 2, 3, 4"),
+        (["--predict", "--machine", "m3ultra-80c-256gb", "-g", "0"], "--generation-tokens must be at least 2, got 0"),
         (["--dtype", "int1"], "unknown precision 'int1'"),
         (["--predict", "--machine", "m9"], "unknown machine 'm9', expected one of m3ultra-80c-256gb"),
         (["--predict"], "--predict needs --machine"),
@@ -91,7 +95,7 @@ def test_what_is_wrong_is_one_sentence(gemma_bench, arguments, sentence):
 
 
 def test_ctrl_c_keeps_the_repetitions_that_ended(gemma_bench, monkeypatch):
-    pauses = iter([None, None])
+    pauses = iter([None, None, None])
 
     def sleep(_):
         if next(pauses, "stop") == "stop":
@@ -132,6 +136,34 @@ def test_the_second_bench_says_that_the_first_still_runs(gemma_bench):
     assert f"other bench: process {other.pid} is measuring too" in " ".join(said.err.split())
     other.communicate()
     assert "other bench" not in gemma_bench("bench", "tiny", *SHORT).err, "a dead process has lost its turn"
+
+
+def test_no_interval_is_told_from_three_repetitions(gemma_bench):
+    assert "no interval from 3 of at least 5 repetitions" in " ".join(
+        gemma_bench("bench", "tiny", *SHORT, "-n", 3).out.split()
+    )
+    told = " ".join(gemma_bench("bench", "tiny", *SHORT, "-n", 5).out.split())
+    assert "no interval" not in told
+
+
+def test_pauses_are_in_no_figure(gemma_bench, monkeypatch):
+    """By this clock a repetition takes 0.1 s: three are too short to be evidence, however long the pauses between."""
+    now = 0.0
+
+    def tick(seconds=0.1):
+        nonlocal now
+        now += seconds
+        return now
+
+    monkeypatch.setattr("gemma_bench.experiments.speed.time", SimpleNamespace(sleep=tick, monotonic=tick))
+    said = gemma_bench("bench", "tiny", "-p", 4, "-g", 2, "-n", 3, "--delay", "9")
+    assert "too short: 0.30 s" in said.err
+
+
+def test_a_predicted_conversion_names_its_bits_apart(gemma_bench):
+    said = gemma_bench("bench", "12b-4bit", "--predict", "--machine", "m3ultra-80c-256gb")
+    assert said.code == 2
+    assert "12b-4bit is a conversion: name its model, 12b, and give its bits apart" in said.err
 
 
 def test_a_wrong_output_is_said_beside_its_speed(gemma_bench, monkeypatch):

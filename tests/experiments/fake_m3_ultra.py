@@ -29,13 +29,13 @@ def _m3_ultra():
 
     def trial(workload, rate):
         stamps = tuple(round(1e9 * (1 + index / rate)) for index in range(workload.new_tokens))
-        return Trial(workload, 0, stamps, (7,) * workload.new_tokens)
+        return Trial(workload, 0, stamps, ((7,) * workload.new_tokens,))
 
     def check_output(backend, _, __, reference):
         """Find float16 wrong only against another library: both of its own ways overflow alike."""
         gap = played.get("float16_gap_nats", 0.0) if reference == ("12b-it", "mlx", "metal", "bfloat16") else 0.0
         is_finite = not (backend[-1] == "float16" and played.get("float16_is_nan"))
-        return OutputCheck(is_finite, 1.0, gap if is_finite else None)
+        return OutputCheck(is_finite, 1.0, gap if is_finite else None, 32)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study_table, "this_machine", lambda: SimpleNamespace(id=M3_ULTRA.id))

@@ -64,29 +64,39 @@ class TestOutput:
     workload = Workload(prompt_tokens=12, new_tokens=10)
 
     def test_what_a_model_wrote_is_right_and_anything_else_is_not(self, backend):
-        written = run_trial(backend, self.workload).tokens
-        found = check_output(backend, self.workload, written)
+        (written,) = run_trial(backend, self.workload).rows
+        found = check_output(backend, self.workload, [written])
         assert found.is_correct
         assert (found.same_tokens_ratio, found.largest_gap_nats) == (1, 0)
         changed = [*written[:4], (written[4] + 1) % TINY.vocab_size, *written[5:]]
-        assert not check_output(backend, self.workload, changed).is_correct
+        assert not check_output(backend, self.workload, [changed]).is_correct
+
+    @pytest.mark.parametrize(("row", "place"), [(0, 0), (2, 5), (1, 39)])
+    def test_every_row_is_checked_at_its_start_and_its_end(self, tiny, row, place):
+        backend, workload = load(tiny, "torch", "cpu"), Workload(prompt_tokens=12, new_tokens=40, batch_size=3)
+        rows = [list(written) for written in run_trial(backend, workload).rows]
+        found = check_output(backend, workload, rows)
+        assert found.is_correct
+        assert found.checked_count_tokens == 3 * 32
+        rows[row][place] = (rows[row][place] + 1) % TINY.vocab_size
+        assert not check_output(backend, workload, rows).is_correct
 
     def test_two_libraries_write_the_same(self, tiny):
         ours, theirs = (load(tiny, library, "cpu") for library in ("torch", "mlx"))
-        found = check_output(ours, self.workload, run_trial(ours, self.workload).tokens, reference=theirs)
+        found = check_output(ours, self.workload, run_trial(ours, self.workload).rows, reference=theirs)
         assert found.is_correct
         assert found.same_tokens_ratio == 1
 
     def test_another_model_s_output_is_far_off(self, tiny, tmp_path):
         other = load(random_folder(tmp_path / "other", TINY, seed=1), "torch", "cpu")
-        found = check_output(other, self.workload, run_trial(other, self.workload).tokens, load(tiny, "torch", "cpu"))
+        found = check_output(other, self.workload, run_trial(other, self.workload).rows, load(tiny, "torch", "cpu"))
         assert found.largest_gap_nats > 1
         assert found.same_tokens_ratio < 0.5
 
     def test_a_float16_that_overflows_is_no_output(self, tiny):
         backend = load(tiny, "torch", "cpu", "float16")
         backend.model.model.layers[0].post_feedforward_layernorm.weight.data.fill_(60_000)
-        found = check_output(backend, self.workload, [7] * 10)
+        found = check_output(backend, self.workload, [[7] * 10])
         assert not found.has_finite_logits
         assert not found.is_correct
         assert found.largest_gap_nats is None
@@ -94,7 +104,7 @@ class TestOutput:
 
 def trial(times, workload=None):
     stamps = np.cumsum([1e9, *(1e9 * time for time in times)]).round().astype(int).tolist()
-    return Trial(workload or Workload(10, len(stamps)), 0, tuple(stamps), (7,) * len(stamps))
+    return Trial(workload or Workload(10, len(stamps)), 0, tuple(stamps), ((7,) * len(stamps),))
 
 
 class TestSteadiness:

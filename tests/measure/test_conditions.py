@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from gemma_bench.core.errors import InvalidRunError
+from gemma_bench.core.errors import GemmaBenchError, InvalidRunError
 from gemma_bench.measure import bandwidth, energy, nvidia
 from gemma_bench.measure.system_state import mac_is_slowed_down, mac_saves_power, throttle_events
-from gemma_bench.measure.turn import turn
+from gemma_bench.measure.turn import turn, turn_file
 from gemma_bench.measure.validity import (
     RULES,
     Run,
@@ -137,6 +137,14 @@ class TestTurn:
         with turn(file) as other:
             assert other is None
             assert file.read_text() == str(os.getpid())
+
+    def test_a_place_that_cannot_be_written_is_named(self, tmp_path, monkeypatch):
+        with pytest.raises(GemmaBenchError, match=r"cannot write .*/nowhere/turn"), turn(tmp_path / "nowhere" / "turn"):
+            pass
+        monkeypatch.setattr("tempfile.tempdir", None)
+        monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "nowhere")])
+        with pytest.raises(GemmaBenchError, match="No usable temporary directory"):
+            turn_file()
 
     def test_a_turn_ends_with_an_error_too(self, tmp_path):
         with pytest.raises(ValueError, match="x"), turn(tmp_path / "turn"):

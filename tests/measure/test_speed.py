@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.measure import bandwidth, throughput
 from gemma_bench.measure.correctness import check_output
-from gemma_bench.measure.throughput import Trial, Workload, percentile, read_before, run_trial, trials
+from gemma_bench.measure.throughput import Trial, Workload, percentile, read_before, run_trial
 from gemma_bench.measure.throughput_mlx import mlx_steps
 from gemma_bench.models.catalog import TINY
 from gemma_bench.models.generation import generate
@@ -22,7 +22,7 @@ from gemma_bench.models.loading import load
 @given(st.integers(2, 50), st.floats(1e-4, 1), st.integers(1, 4))
 def test_a_clock_that_ticks_evenly_gives_its_rate(count, second, batch):
     stamps = tuple(round(1e9 * (1 + second * index)) for index in range(count))
-    trial = Trial(Workload(10, count, batch), 0, stamps, (7,) * count)
+    trial = Trial(Workload(10, count, batch), 0, stamps, ((7,) * count,) * batch)
     assert trial.decode_tokens_per_s == pytest.approx(batch / second, rel=1e-3)
     assert trial.mlx_lm_tokens_per_s / trial.decode_tokens_per_s == pytest.approx(count / (count - 1))
     assert trial.first_token_s == pytest.approx(1)
@@ -33,7 +33,7 @@ def test_a_trial_writes_the_tokens_that_generate_writes(backend):
     workload = Workload(prompt_tokens=12, new_tokens=10)
     trial = run_trial(backend, workload)
     prompt = workload.tokens(backend.size, 12)[0].tolist()
-    assert list(trial.tokens) == list(generate(backend, prompt, 10))
+    assert trial.rows == (tuple(generate(backend, prompt, 10)),)
     assert list(np.diff(trial.token_ns) > 0) == [True] * 9
 
 
@@ -47,7 +47,7 @@ def test_cases_take_turns_forwards_and_backwards(monkeypatch):
 def test_depth_and_prompt_are_one_text(backend):
     whole = run_trial(backend, Workload(prompt_tokens=20, new_tokens=5))
     split = run_trial(backend, Workload(prompt_tokens=8, new_tokens=5, depth_tokens=12))
-    assert split.tokens == whole.tokens
+    assert split.rows == whole.rows
 
 
 def test_every_sequence_of_a_batch_counts(backend):
@@ -96,18 +96,18 @@ def typical(seconds):
 def test_a_clock_that_does_not_wait_gives_itself_away(backend, monkeypatch):
     """The fault that a lazy library invites: choices that nobody waited for are not the model's."""
     workload = Workload(prompt_tokens=12, new_tokens=24)
-    assert check_output(backend, workload, run_trial(backend, workload).tokens).is_correct
+    assert check_output(backend, workload, run_trial(backend, workload).rows).is_correct
     module = "throughput" if backend.name == "torch" else "throughput_mlx"
     monkeypatch.setattr(f"gemma_bench.measure.{module}.wait", lambda *_: np.array([7]))
     careless = run_trial(backend, workload)
-    assert not check_output(backend, workload, careless.tokens).is_correct
+    assert not check_output(backend, workload, careless.rows).is_correct
 
 
 def test_a_long_prompt_is_read_in_pieces(backend, monkeypatch):
     whole = run_trial(backend, Workload(prompt_tokens=30, new_tokens=4))
     for module in ("models.generation", "measure.throughput_mlx"):
         monkeypatch.setattr(f"gemma_bench.{module}.PREFILL_TOKENS", 7)
-    assert run_trial(backend, Workload(prompt_tokens=30, new_tokens=4)).tokens == whole.tokens
+    assert run_trial(backend, Workload(prompt_tokens=30, new_tokens=4)).rows == whole.rows
 
 
 def test_our_loop_writes_mlx_lm_s_tokens(tiny):
@@ -117,25 +117,24 @@ def test_our_loop_writes_mlx_lm_s_tokens(tiny):
     backend, workload = load(tiny, "mlx", "cpu"), Workload(prompt_tokens=16, new_tokens=24)
     prompt = mx.array(workload.tokens(backend.size, 16)[0])
     theirs = [int(token) for token, _ in generate_step(prompt, backend.model, max_tokens=24)]
-    assert list(run_trial(backend, workload).tokens) == theirs
+    assert run_trial(backend, workload).rows == (tuple(theirs),)
     rows, cache = read_before(backend, workload)
     assert [int(token) for (token,) in mlx_steps(backend, rows, cache, 24, is_ahead=True)] == theirs
 
 
 @pytest.mark.parametrize(
-    ("workload", "count", "message"),
+    ("workload", "message"),
     [
-        (Workload(new_tokens=0), 1, "new_tokens must be at least 2"),
-        (Workload(prompt_tokens=0), 1, "prompt_tokens must be at least 1, got 0"),
-        (Workload(batch_size=0), 1, "batch_size must be at least 1, got 0"),
-        (Workload(depth_tokens=-1), 1, "depth_tokens must be at least 0, got -1"),
-        (Workload(8, 8, depth_tokens=600), 1, "are 616, the model's context is 512"),
-        (Workload(8, 8), 0, "trials must be at least 1, got 0"),
+        (Workload(new_tokens=0), "new_tokens must be at least 2"),
+        (Workload(prompt_tokens=0), "prompt_tokens must be at least 1, got 0"),
+        (Workload(batch_size=0), "batch_size must be at least 1, got 0"),
+        (Workload(depth_tokens=-1), "depth_tokens must be at least 0, got -1"),
+        (Workload(8, 8, depth_tokens=600), "are 616, the model's context is 512"),
     ],
 )
-def test_a_workload_without_meaning_is_refused(backend, workload, count, message):
+def test_a_workload_without_meaning_is_refused(workload, message):
     with pytest.raises(BadInputError, match=message):
-        list(trials(backend, workload, count))
+        workload.check(TINY)
 
 
 def test_a_percentile_needs_its_samples():

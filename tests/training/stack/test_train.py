@@ -99,6 +99,7 @@ def test_a_rate_that_is_too_high_is_divergence_and_no_neighbour_s_fault():
         ([4.2, 2.0, 1.0, 3.5, 1.2], "climbed from 1.000 back to 3.500"),
         ([4.2, 2.0, float("nan")], "no number"),
         ([4.2, 2.0, 1.0, 1.5], "ended at 1.500"),
+        ([4.1, 3.98, 3.992], None),
     ],
 )
 def test_what_counts_as_divergence(curve, found):
