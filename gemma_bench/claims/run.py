@@ -191,7 +191,7 @@ class ClaimRun:
         caught, lines = recall(store, code), []
         for (name, _), found in self.judged.items():
             claim, judgement = found.claim, found.judgement
-            if option.record and claim.kind == "measured" and judgement.measured:
+            if option.record and claim.kind in ("measured", "hardware") and judgement.measured:
                 path = evidence.keep(claim, judgement, found.subject, root / "results")
                 judgement = judgement.model_copy(update={"record": path.relative_to(root).as_posix()})
             lines.append(entry(claim, judgement, faults_caught=caught.get(name), duration_s=found.duration_s))

@@ -1,5 +1,6 @@
 """How fast this machine reads memory that was really written: the ceiling under which every decode rate must stay."""
 
+import mmap
 import re
 import time
 from collections.abc import Callable
@@ -75,6 +76,15 @@ def touched(size_bytes: int, device: str) -> "Tensor":
     import torch
 
     return torch.ones(size_bytes // 4 // _ROW * _ROW, device=device)
+
+
+def resident_share(size_bytes: int = 1 << 29) -> float:
+    """Return which share of such a buffer the system really holds once it has been read: 1, or the ceiling is none."""
+    before = psutil.Process().memory_info().rss
+    memory = touched(size_bytes, "cpu")
+    memory.sum()
+    grown_bytes = psutil.Process().memory_info().rss - before
+    return min(max(grown_bytes, mmap.PAGESIZE), memory.nbytes) / memory.nbytes
 
 
 def elapsed_s(work: Callable[[], object], device: str) -> float:

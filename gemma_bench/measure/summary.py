@@ -73,6 +73,10 @@ def prediction(backend: Backend, workload: Workload) -> Peak:
         new_tokens=workload.new_tokens,
         batch_size=workload.batch_size,
     )
+    if backend.name == "torch" and backend.folder.bits is not None:
+        from gemma_bench.measure.peak_quantised import quantised_peak
+
+        return quantised_peak(load)
     return predicted_peak(backend.name, load, scores_are_kept=(backend.name, backend.device) == ("mlx", "cpu"))
 
 

@@ -114,11 +114,7 @@ class Stacked(nn.Module):
         super().__init__()
         self.parts = nn.ModuleList()
         for _, alike in groupby(matrices, key=lambda one: (one.bits, one.group_size)):
-            same = list(alike)
-            words, scales, biases = (
-                torch.cat([getattr(matrix, name) for matrix in same]) for name in ("words", "scales", "biases")
-            )
-            self.parts.append(linear(Packed(words, scales, biases, same[0].bits)))
+            self.parts.append(linear(_joined(list(alike))))
 
     def forward(self, x: Float[Tensor, "row column"]) -> Float[Tensor, "row out"]:
         """Return all results side by side."""
@@ -126,3 +122,11 @@ class Stacked(nn.Module):
             only: Tensor = self.parts[0](x)
             return only
         return torch.cat([part(x) for part in self.parts], dim=1)
+
+
+def _joined(matrices: Sequence[Packed]) -> Packed:
+    """Return the rows of all matrices as one; a single matrix is not copied."""
+    if len(matrices) == 1:
+        return matrices[0]
+    parts = (torch.cat([getattr(matrix, name) for matrix in matrices]) for name in ("words", "scales", "biases"))
+    return Packed(*parts, bits=matrices[0].bits)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gemma_bench.models.catalog import Size
 
-_FIRST_ROOM = 512
+FIRST_ROOM = 512
+"""Slots that a global layer begins with."""
 
 Kept = Float[Tensor, "batch head token width"]
 
@@ -31,7 +32,7 @@ class RingCache:
         size = self.size
         for index, kind in enumerate(size.layer_types):
             if len(self.rooms) == index:
-                slots = size.sliding_window if kind == "sliding_attention" else _FIRST_ROOM
+                slots = size.sliding_window if kind == "sliding_attention" else FIRST_ROOM
                 shape = (2, batch_size, size.num_key_value_heads, slots, size.head_dim)
                 self.rooms.append(torch.zeros(shape, dtype=dtype))
             room = self.rooms[index]

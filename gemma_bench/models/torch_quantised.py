@@ -79,7 +79,8 @@ class QuantisedTorchBackend:
     def weight_bytes(self) -> int:
         """Return the bytes of all matrices as the kernel reads them, and of the norms.
 
-        The head's matrix counts once; the embedding's rows are looked up where they lie in the mapped file.
+        The head's matrix counts once; the embedding's rows are looked up in it, or in the file's layout where the
+        kernel has another.
         """
         return sum(buffer.nbytes for buffer in self.model.buffers())
 
@@ -102,8 +103,8 @@ class QuantisedTorchBackend:
 class QuantisedGemma(nn.Module):
     """The packed matrices and norms of a Gemma 3, and the decoder over them."""
 
-    def __init__(self, matrices: Mapping[str, Packed], vectors: Mapping[str, Tensor], size: Size) -> None:
-        """Lay out all matrices for the kernels, those that read the same input joined."""
+    def __init__(self, matrices: dict[str, Packed], vectors: Mapping[str, Tensor], size: Size) -> None:
+        """Lay out all matrices for the kernels, those that read the same input joined; `matrices` is emptied."""
         super().__init__()
         self._matrices, self._vectors = matrices, vectors
         self.projections = nn.ModuleDict()
@@ -146,7 +147,8 @@ class QuantisedGemma(nn.Module):
         return stacked
 
     def _matrix(self, stem: str) -> Packed:
-        return self._matrices[stem]
+        """Hand a matrix over: where it is laid out anew, its first layout is not kept."""
+        return self._matrices.pop(stem)
 
     def _norm(self, stem: str) -> Tensor:
         weight = 1.0 + self._vectors[stem].float()

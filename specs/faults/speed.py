@@ -1,5 +1,6 @@
 """Known-bad variants of chapter 2: each returns a context manager under which a check must reverse its verdict."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -146,6 +147,40 @@ def four_bits_without_its_kernel():
 
     right = matvec.int4_times
     return patch.object(matvec, "int4_times", lambda *arrays: [right(*arrays) for _ in range(8)][-1])
+
+
+def half_the_rows():
+    from torch import nn
+
+    from gemma_bench.measure import matvec
+
+    def product(vectors, packed, scales):
+        half = len(packed) // 2
+        return nn.functional.pad(
+            right(vectors, packed[:half], scales[:, : scales.shape[1] // 2].contiguous()), (0, half)
+        )
+
+    right = matvec.int4_times
+    return patch.object(matvec, "int4_times", product)
+
+
+def clock_that_does_not_wait():
+    import numpy as np
+
+    from gemma_bench.measure import throughput, throughput_mlx
+
+    both = ExitStack()
+    for module in (throughput, throughput_mlx):
+        both.enter_context(patch.object(module, "wait", lambda *_: np.array([7])))
+    return both
+
+
+def ceiling_of_unwritten_memory():
+    import torch
+
+    from gemma_bench.measure import bandwidth
+
+    return patch.object(bandwidth, "touched", lambda size, device: torch.empty(size // 4, device=device))
 
 
 def activations_forgotten():

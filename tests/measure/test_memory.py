@@ -18,7 +18,9 @@ from gemma_bench.measure.memory import MemoryMeter, allocator_of, host_limit_byt
 from gemma_bench.measure.tensor_tracker import TensorTracker
 from gemma_bench.measure.throughput import Workload, read_before, steps_of
 from gemma_bench.models.catalog import SIZES, TINY
+from gemma_bench.models.convert_mlx import convert
 from gemma_bench.models.loading import load
+from gemma_bench.models.product import kernels
 
 
 class TestTracker:
@@ -77,6 +79,15 @@ def test_loading_and_decoding_take_what_was_predicted(tiny, library, workload):
     assert meter.phases["prefill"].live_bytes == pytest.approx(
         predicted.prefill_bytes, rel=0.05 if library == "torch" else 0.10
     )
+
+
+@pytest.mark.skipif(kernels() is None, reason="predicted for products in C")
+@pytest.mark.parametrize("workload", [*WORKLOADS, Workload(8, 8, batch_size=4)], ids=str)
+def test_a_quantised_model_takes_what_was_predicted(tiny, tmp_path, workload):
+    """Its file's layout is not kept beside the kernel's, and no matrix lies there twice."""
+    meter, predicted = phases(convert(tiny, 4, 64, tmp_path / "tiny-4bit"), "torch", workload)
+    for phase in ("load", "prefill", "decode"):
+        assert meter.phases[phase].live_bytes == pytest.approx(getattr(predicted, f"{phase}_bytes"), rel=0.05)
 
 
 def test_room_that_mlx_reserves_in_steps_is_predicted(tiny):
