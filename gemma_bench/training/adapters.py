@@ -5,6 +5,7 @@ makes new parameters, which an optimizer does not know. Here weights and factors
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,15 +13,16 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor, nn
 
 from gemma_bench.core.errors import BadInputError, DamagedFileError, unknown
 from gemma_bench.core.files import new_folder, read_text
 from gemma_bench.models.saving import system_errors
+from gemma_bench.training.plain_lora import require_plain_lora
 from gemma_bench.training.split_weights import add_product
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -189,16 +191,33 @@ def check_base(folder: Path, base: Base) -> None:
 
 
 def load(model: nn.Module, folder: Path) -> PeftModel:
-    """Put a saved adapter beside a model's matrices, trainable."""
+    """Put a saved adapter beside a model's matrices, trainable; refuse one that is more than s·B·A beside them."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).exists():
             raise BadInputError(f"folder {folder} holds no adapter: {name} is missing")
     plain: Any = model
+    require_plain_lora(folder)
     try:
         with _without_old_name():
             adapted: PeftModel = PeftModel.from_pretrained(plain, str(folder), is_trainable=True)
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            saved = set(file.keys())
     except SafetensorError as error:
         raise DamagedFileError(f"adapter {folder / 'adapter_model.safetensors'} cannot be read: {error}") from error
     except (RuntimeError, TypeError, ValueError) as error:
         raise BadInputError(f"adapter {folder} does not fit the model: {' '.join(str(error).split())[:300]}") from error
+    _check_layers(adapted, folder)
+    if strange := sorted(saved ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))):
+        raise BadInputError(f"adapter {folder} does not fit the model: {strange[0]} is in one of them only")
     return adapted
+
+
+def _check_layers(adapted: PeftModel, folder: Path) -> None:
+    """Refuse an adapter of anything but a matrix that is a layer's own."""
+    uses = Counter(id(parameter) for _, parameter in adapted.named_parameters(remove_duplicate=False))
+    for name, layer in layers(adapted).items():
+        linear = layer.get_base_layer()
+        if not isinstance(linear, nn.Linear):
+            raise BadInputError(f"adapter {folder} must be beside linear layers only, got one of {name}")
+        if uses[id(linear.weight)] > 1:
+            raise BadInputError(f"adapter {folder} is of {name}, which shares its matrix: a merge would change both")

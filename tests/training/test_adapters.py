@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from gemma_bench.core.errors import BadInputError
+from gemma_bench.core.errors import BadInputError, DamagedFileError
 from gemma_bench.training import adapters
 from gemma_bench.training.adapters import attach, factors, layers, merge, merge_and_restart, restart
 from gemma_bench.training.change import CumulativeChange
@@ -187,3 +187,73 @@ def test_merging_twice_is_seen(adapted):
     for layer in layers(adapted).values():
         merge(layer)
     assert (logits(adapted) - before).abs().max() > 1e-2
+
+
+def saved_by_peft(folder, **options):
+    """Save an adapter of PEFT's own making whose every number is drawn, as training would leave it."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(micro_model(), LoraConfig(r=2, **{"target_modules": ["q_proj"], **options}))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_" in name:
+            parameter.data.normal_(std=0.1)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"use_dora": True}, "must be plain LoRA, .* got use_dora=True"),
+        ({"lora_bias": True}, "must be plain LoRA, .* got lora_bias=True"),
+        ({"modules_to_save": ["lm_head"]}, r"must be plain LoRA, .* got modules_to_save=\['lm_head'\]"),
+        ({"modules_to_save": ["norm"]}, r"must be plain LoRA, .* got modules_to_save=\['norm'\]"),
+        ({"trainable_token_indices": [3]}, "must be plain LoRA, .* got trainable_token_indices"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "must be beside linear layers only, .*embed_tokens"),
+        ({"target_modules": ["lm_head"]}, "lm_head, which shares its matrix"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_that_is_more_than_a_product_beside_a_matrix_is_refused(tmp_path, options, sentence):
+    saved_by_peft(tmp_path, **options)
+    with pytest.raises(BadInputError, match=sentence):
+        adapters.load(micro_model(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_rslora": True, "lora_alpha": 3},
+        {"target_modules": "all-linear", "exclude_modules": ["lm_head"], "rank_pattern": {"k_proj": 4}},
+        {"layers_to_transform": [0], "alpha_pattern": {"q_proj": 7}},
+    ],
+)
+def test_a_plain_adapter_from_elsewhere_computes_what_peft_does(tmp_path, options):
+    theirs = saved_by_peft(tmp_path, **options)
+    loaded = adapters.load(micro_model(), tmp_path)
+    torch.testing.assert_close(logits(loaded), logits(theirs), rtol=0, atol=0)
+    for layer in layers(loaded).values():
+        merge(layer)
+        restart(layer, torch.Generator())
+    torch.testing.assert_close(logits(loaded), logits(theirs), rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_that_lacks_a_tensor_or_is_of_another_kind_is_refused(adapted, tmp_path):
+    from peft import IA3Config, get_peft_model
+    from safetensors.torch import load_file, save_file
+
+    adapters.save(adapted, tmp_path / "short")
+    file = tmp_path / "short" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, file)
+    with pytest.warns(UserWarning, match="missing adapter keys"), pytest.raises(BadInputError, match="in one of them"):
+        adapters.load(micro_model(), tmp_path / "short")
+    other = IA3Config(target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"])
+    get_peft_model(micro_model(), other).save_pretrained(tmp_path / "ia3")
+    with pytest.raises(BadInputError, match=r"must be LoRA, got .*IA3"):
+        adapters.load(micro_model(), tmp_path / "ia3")
+    (tmp_path / "ia3" / "adapter_config.json").write_text("[1")
+    with pytest.raises(DamagedFileError, match=r"adapter_config\.json cannot be read"):
+        adapters.load(micro_model(), tmp_path / "ia3")
