@@ -61,8 +61,11 @@ class Spectrum:
 
     @property
     def effective_rank(self) -> float:
-        """Return exp(−Σ p ln p) with p = σ/Σσ (Roy and Vetterli, EUSIPCO 2007); 0 for no change at all."""
-        shares = self.values[self.values > 0]
+        """Return exp(−Σ p ln p) with p = σ/Σσ (Roy and Vetterli, EUSIPCO 2007) of what is above the noise, else 0.
+
+        Rounding has full rank: its many small values would count as directions.
+        """
+        shares = self.values[self.values > self.noise]
         shares = shares / shares.sum()
         return float(torch.exp(-(shares * shares.log()).sum())) if len(shares) else 0.0
 

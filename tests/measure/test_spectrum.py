@@ -99,6 +99,16 @@ class TestNoise:
         if share < 1e-2:
             assert int((values > 1e-6 * values[0]).sum()) > 200
 
+    @pytest.mark.parametrize("share", [1e-3, 1e-4, 1e-5, 3e-6])
+    def test_rounding_of_the_stored_weight_is_no_effective_rank(self, share):
+        """One direction read back from float32 weights: with its rounding it would be up to 5."""
+        before = torch.randn(256, 256, generator=generator(0))
+        change = product(random_sum([1.0], (256, 256))) * share * float(before.norm())
+        after = (before.double() + change).float()
+        found = spectrum_of_matrix(after.double() - before.double(), stored=before)
+        assert found.rank == 1
+        assert found.effective_rank == pytest.approx(1)
+
     def test_coarser_storage_has_more_noise(self):
         weight = torch.randn(30, 20, generator=generator(1))
         fine, coarse = rounding_noise(weight), rounding_noise(weight.bfloat16())
