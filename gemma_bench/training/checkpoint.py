@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
+from transformers import TrainerState
 
-from gemma_bench.core.errors import BadInputError, DamagedFileError, GemmaBenchError
+from gemma_bench.core.errors import BadInputError, DamagedFileError, GemmaBenchError, InvalidRunError
 from gemma_bench.core.files import new_folder, read_text
 from gemma_bench.training.adapters import layers
 from gemma_bench.training.split_weights import LOW_HALF, low_half
@@ -35,7 +36,33 @@ _TOLD_FIRST = ("method", "model", "data")
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a run, the newest last."""
     found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+    return sorted(found, key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(_PREFIX))
+
+
+def what_is_good(folder: Path | None, steps: int) -> str:
+    """Say which checkpoint to go on from, where a run diverged with so many steps done.
+
+    One is good when the step after it had a loss and a gradient; one of the very step before was not tried yet.
+    """
+    there = checkpoints(folder) if folder else []
+    good = [path.name for path in there if _step(path) < steps]
+    untried = [path.name for path in there if _step(path) >= steps]
+    said = f"{good[-1]} is the last good checkpoint" if good else "there is no good checkpoint"
+    return f"{said}, {untried[-1]} leads to this again" if untried else said
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder in which the results of two runs would lie side by side."""
+    if checkpoints(folder):
+        raise BadInputError(f"folder {folder} holds a run already: resume it or give another output")
+    if there := [name for name in ("adapter", "model", "rank") if (folder / name).exists()]:
+        raise BadInputError(
+            f"folder {folder} holds {', '.join(there)} of a run already: give another output, or remove what is there"
+        )
 
 
 def newest(folder: Path) -> Path:
@@ -52,6 +79,8 @@ def check_identity(checkpoint: Path, identity: Mapping[str, Any]) -> None:
         was = json.loads(read_text(checkpoint / IDENTITY, "checkpoint"))
     except ValueError as error:
         raise DamagedFileError(f"checkpoint {checkpoint / IDENTITY} is not JSON: {error}") from error
+    if not isinstance(was, dict):
+        raise DamagedFileError(f"checkpoint {checkpoint / IDENTITY} must hold names, got {type(was).__name__}")
     for name in sorted({*was, *identity}, key=lambda name: (name not in _TOLD_FIRST, name)):
         if was.get(name) != identity.get(name):
             raise BadInputError(
@@ -60,8 +89,11 @@ def check_identity(checkpoint: Path, identity: Mapping[str, Any]) -> None:
 
 
 def save(trainer: "Trainer") -> None:
-    """Write a checkpoint of this very step and drop those before the last two."""
+    """Write a checkpoint of this very step and drop those before the last two; refuse weights that are no numbers."""
     folder = Path(trainer.args.output_dir)
+    for name, tensor in changing_weights(trainer).items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InvalidRunError("diverged", f"{name} is no number any more after step {trainer.state.global_step}")
     with new_folder(folder / f"{_PREFIX}{trainer.state.global_step}") as partial:
         _write(_state(trainer), partial / STATE)
         trainer.state.save_to_json(str(partial / COUNTERS))
@@ -107,6 +139,7 @@ def changing_weights(trainer: "Trainer") -> dict[str, Tensor]:
 def restore_model(trainer: "Trainer", checkpoint: Path) -> None:
     """Bring weights and the method's state back; the rest waits until the trainer has built what it belongs to."""
     check_identity(checkpoint, trainer.identity)
+    _check_counters(checkpoint)
     try:
         state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -120,6 +153,17 @@ def restore_model(trainer: "Trainer", checkpoint: Path) -> None:
         # A generator's state stays where it is; on CUDA and MPS this has never run.
         callback.load_state_dict(send_to_device(method, trainer.args.device, skip_keys="generator"))
     trainer.waiting = state
+
+
+def _check_counters(checkpoint: Path) -> None:
+    """Refuse a file of counters that transformers would not read, or that is of another step."""
+    path = checkpoint / COUNTERS
+    try:
+        found = TrainerState.load_from_json(str(path)).global_step
+    except (OSError, TypeError, ValueError) as error:
+        raise DamagedFileError(f"checkpoint {path} cannot be read: {error}") from error
+    if found != _step(checkpoint):
+        raise DamagedFileError(f"checkpoint {path} must be of step {_step(checkpoint)}, got {found!r}")
 
 
 def restore_optimizer(trainer: "Trainer") -> None:

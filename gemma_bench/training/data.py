@@ -38,7 +38,10 @@ class Reading:
 
 
 class Examples(Dataset[Example]):
-    """The rows of one file; `cut_count` were longer than the context and lost their end."""
+    """The rows of one file; `cut_count` were longer than the context and lost their end.
+
+    There must be something to learn in at least one of them.
+    """
 
     def __init__(self, path: Path, reading: Reading) -> None:
         """Read a file; an error names it and the line."""
@@ -55,6 +58,11 @@ class Examples(Dataset[Example]):
             self.rows.append(self._fitted(example, reading, path, number))
         if not self.rows:
             raise BadInputError(f"data file {path} has no rows")
+        if all(len(row.tokens) <= max(row.prompt_count, 1) for row in self.rows):
+            raise BadInputError(
+                f"data file {path}: none of {len(self.rows):,} rows has a token to learn, {self.cut_count:,} were cut "
+                f"at {reading.context_tokens:,} tokens: allow longer rows or learn prompts too"
+            )
 
     def _fitted(self, example: Example, reading: Reading, path: Path, number: int) -> Example:
         length, most = len(example.tokens), reading.context_tokens
@@ -96,8 +104,13 @@ def padded(rows: list[Example]) -> dict[str, Tensor]:
 def _row(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DamagedFileError(f"data file {path}, line {number} is not Unicode: half a surrogate pair") from error
     except ValueError as error:
         raise DamagedFileError(f"data file {path}, line {number} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise DamagedFileError(f"data file {path}, line {number} is nested too deep") from error
     kinds = ({"messages"}, {"prompt", "completion"}, {"text"})
     if not isinstance(row, dict) or not any(kind <= set(row) for kind in kinds):
         found = ", ".join(row) if isinstance(row, dict) else type(row).__name__

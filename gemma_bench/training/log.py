@@ -1,13 +1,14 @@
 """What a run tells while it goes on: a line of JSON per report, TensorBoard, progress; and how it is asked to stop."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainerCallback
 
-from gemma_bench.core.files import Progress, explained, write_text
+from gemma_bench.core.errors import DamagedFileError
+from gemma_bench.core.files import Progress, explained, read_text, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -29,7 +30,7 @@ class Log(TrainerCallback):
         from torch.utils.tensorboard import SummaryWriter
 
         path = self.folder / LOG
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        lines = read_text(path, "log").splitlines(keepends=True) if path.exists() else []
         write_text(path, "".join(line for line in lines if _step(line) <= state.global_step))
         self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=state.global_step + 1)
 
@@ -56,9 +57,13 @@ class Log(TrainerCallback):
 def _step(line: str) -> float:
     """Return a line's step; what a kill left half-written comes after everything."""
     try:
-        return float(json.loads(line)["step"])
+        found = json.loads(line)
     except ValueError:
         return float("inf")
+    step = found.get("step") if isinstance(found, dict) else None
+    if not isinstance(step, int):
+        raise DamagedFileError(f"log {LOG}: every line must have names and a step, got {line.strip()[:80]}")
+    return step
 
 
 class Bar(TrainerCallback):
@@ -83,6 +88,16 @@ class Bar(TrainerCallback):
         """Tell how many steps are done."""
         seen = ", ".join(f"{self.SHOWN[name]} {value:.3g}" for name, value in self.seen.items())
         self.progress(f"training: {seen}" if seen else "training", state.global_step, state.max_steps)
+
+
+def to_both(log: Log, bar: Bar) -> Callable[[int, Mapping[str, float]], None]:
+    """Return what tells the log and the progress of figures at a step."""
+
+    def tell(step: int, values: Mapping[str, float]) -> None:
+        log.tell(step, values)
+        bar.tell(step, values)
+
+    return tell
 
 
 class Stop(TrainerCallback):

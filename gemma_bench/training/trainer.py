@@ -14,6 +14,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -66,7 +67,7 @@ class Trainer(Base):  # type: ignore[misc]
             settings,
             objective or prepared.objective or NextToken(),
         )
-        self.identity, self.waiting = dict(identity or {}), dict[str, Any]()
+        self.folder, self.identity, self.waiting = folder, dict(identity or {}), dict[str, Any]()
         optimizer = prepared.optimizer([{"params": group.parameters} for group in prepared.groups], settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [group.schedule for group in prepared.groups])
         with quiet_transformers():
@@ -91,7 +92,7 @@ class Trainer(Base):  # type: ignore[misc]
     def train(self, resume_from_checkpoint: Path | None = None) -> Any:
         """Train to the end, from the start or from a checkpoint."""
         self.model.train()
-        with quiet_transformers():
+        with quiet_transformers(), self._naming_good_checkpoint():
             return super().train(resume_from_checkpoint=resume_from_checkpoint and str(resume_from_checkpoint))
 
     def get_batch_samples(self, epoch_iterator: Iterator[Batch], num_batches: int, device: Any) -> Any:  # noqa: ARG002
@@ -109,7 +110,7 @@ class Trainer(Base):  # type: ignore[misc]
         return loss.detach()
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:  # noqa: ARG002
-        norm = nn.utils.clip_grad_norm_(list(self._owned_gradients()), self.settings.clip_norm)
+        norm = nn.utils.clip_grad_norm_(list(self._owned_gradients()), self.args.max_grad_norm)
         if not math.isfinite(float(norm)):
             raise self._diverged(f"gradient's norm became {float(norm)}")
         return norm
@@ -123,9 +124,28 @@ class Trainer(Base):  # type: ignore[misc]
         return (parameter for parameter in owned if parameter.grad is not None)
 
     def _diverged(self, what: str) -> InvalidRunError:
-        step = self.state.global_step + 1
-        kept = "the last checkpoint is from before" if self.settings.save_every else "no checkpoint was asked for"
-        return InvalidRunError("diverged", f"the {what} in step {step}; {kept}")
+        return InvalidRunError("diverged", f"the {what} in step {self.state.global_step + 1}")
+
+    @contextmanager
+    def _naming_good_checkpoint(self) -> Iterator[None]:
+        """Add to the sentence on a run that diverged from where one can go on."""
+        try:
+            yield
+        except InvalidRunError as error:
+            left = checkpoint.what_is_good(self.folder, self.state.global_step)
+            raise InvalidRunError(error.rule, f"{error}; {left}") from error
+
+    def held_out_nats(self, rows: Rows, limit: int | None = None) -> float:
+        """Return the mean loss over the targets of rows that are not trained on, in the precision of the steps."""
+        with self._naming_good_checkpoint():
+            return self._held_out_nats(rows, limit)
+
+    def _held_out_nats(self, rows: Rows, limit: int | None = None) -> float:
+        with self.accelerator.autocast():
+            nats = mean_nats(self.model, rows, self.objective, batch_size=self.settings.batch_size, limit=limit)
+        if not math.isfinite(nats):
+            raise InvalidRunError("diverged", f"the loss became {nats} after step {self.state.global_step}")
+        return nats
 
     def floating_point_ops(self, inputs: Batch) -> int:  # noqa: ARG002
         """Count nothing: counting would walk the whole model at every step."""
@@ -133,8 +153,7 @@ class Trainer(Base):  # type: ignore[misc]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Return the mean loss over the held-out targets and its perplexity."""
-        with self.accelerator.autocast():
-            nats = mean_nats(self.model, self.eval_dataset, self.objective, batch_size=self.settings.batch_size)
+        nats = self._held_out_nats(self.eval_dataset)
         metrics = {"eval_loss": nats, "eval_perplexity": math.exp(min(nats, 700.0))}
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -195,7 +214,7 @@ def _arguments(
         max_steps=settings.iters,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
-        max_grad_norm=settings.clip_norm,
+        max_grad_norm=settings.clip_norm or math.inf,  # at 0 transformers would not look at the norm either
         learning_rate=settings.learning_rate,
         **checkpointing,
         seed=settings.seed,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gemma_bench.core.errors import DamagedFileError
+from gemma_bench.core.errors import BadInputError, DamagedFileError
 from gemma_bench.models.tokenizer import byte_tokenizer, with_chat_template
 from gemma_bench.training.data import IGNORED, Examples, Reading, padded
 
@@ -37,6 +37,32 @@ def test_texts_end_and_shorter_rows_are_padded_at_the_right(tmp_path):
     assert batch["input_ids"][0].tolist() == [*short.tokens, 0, 0]
     assert batch["labels"][0].tolist() == [*short.tokens, IGNORED, IGNORED]
     assert batch["input_ids"][1].tolist() == batch["labels"][1].tolist() == long.tokens
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('{"text": "a\\ud800b"}', "line 2 is not Unicode: half a surrogate pair"),
+        ('{"prompt": "a", "completion": "\\udfff"}', "line 2 is not Unicode"),
+        ('{"text": ' + 100_000 * "[" + 100_000 * "]" + "}", "line 2 is nested too deep"),
+        ('{"text": ' + 900 * "[" + 900 * "]" + "}", "line 2: text must be text|line 2 is nested too deep"),
+    ],
+)
+def test_what_json_allows_but_no_text_is_is_named_by_file_and_line(tmp_path, line, sentence):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "fine"}\n' + line)
+    with pytest.raises(DamagedFileError, match=sentence):
+        Examples(path, Reading(byte_tokenizer(), 200))
+
+
+def test_rows_that_lost_all_that_was_to_be_learnt_are_refused_with_their_count(tmp_path):
+    rows = [{"prompt": "a long question", "completion": "answer"}, {"prompt": "another question", "completion": "b"}]
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    tokenizer = with_chat_template(byte_tokenizer())
+    with pytest.raises(BadInputError, match=r"train\.jsonl: none of 2 rows has a token to learn, 2 were cut at 20"):
+        Examples(path, Reading(tokenizer, 20, mask_prompt=True))
+    assert Examples(path, Reading(tokenizer, 20)).cut_count == 2
 
 
 USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}

@@ -230,7 +230,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(ro
     settings = Settings(iters=5, learning_rate=1e-3, batch_size=2, save_every=1)
     prepared = Full().prepare(micro_model(), settings)
     trainer = Trainer(prepared, rows, settings, objective=Breaks(), folder=tmp_path)
-    with pytest.raises(InvalidRunError, match="loss became nan in step 3; the last checkpoint is from before") as stop:
+    said = "loss became nan in step 3; checkpoint-1 is the last good checkpoint, checkpoint-2 leads to this again"
+    with pytest.raises(InvalidRunError, match=said) as stop:
         trainer.train()
     assert stop.value.rule == "diverged"
     assert checkpoint.newest(tmp_path).name == "checkpoint-2"
@@ -244,6 +245,74 @@ def test_a_gradient_that_is_no_number_never_reaches_the_weights(rows):
     with pytest.raises(InvalidRunError, match=r"gradient's norm became (nan|inf) in step 1"):
         fit(model, Full(), rows, settings)
     assert same(weights(model), before)
+
+
+def test_a_gradient_that_is_no_number_is_seen_without_clipping_too(rows, tmp_path):
+    settings = Settings(iters=4, learning_rate=1e30, batch_size=2, clip_norm=0, save_every=1)
+    trainer = Trainer(Full().prepare(micro_model(), settings), rows, settings, folder=tmp_path)
+    with pytest.raises(InvalidRunError, match=r"(loss|gradient's norm) became (nan|inf) in step 2; there is no good"):
+        trainer.train()
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights(trainer.model).values())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(rows, tmp_path):
+    class Break(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **_):  # noqa: ARG002
+            if state.global_step == 3:
+                model.model.norm.weight.data[0] = float("nan")
+
+    settings = Settings(iters=5, learning_rate=1e-3, batch_size=2, save_every=1)
+    trainer = Trainer(Full().prepare(micro_model(), settings), rows, settings, callbacks=[Break()], folder=tmp_path)
+    said = "norm.weight is no number any more after step 3; checkpoint-2 is the last good checkpoint$"
+    with pytest.raises(InvalidRunError, match=said):
+        trainer.train()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+
+
+@pytest.mark.parametrize("rule", ["top_pair", "error_feedback"])
+def test_methods_that_look_at_gradients_themselves_name_the_checkpoint_too(rows, tmp_path, rule):
+    class Break(TrainerCallback):
+        def on_step_begin(self, args, state, control, model, **_):  # noqa: ARG002
+            if state.global_step == 2:
+                model.get_output_embeddings().register_full_backward_hook(
+                    lambda _, into, __: tuple(gradient * float("inf") for gradient in into)
+                )
+
+    settings = Settings(iters=5, learning_rate=1e-3, batch_size=2, save_every=1, clip_norm=0)
+    trainer = Trainer(
+        RankOne(rule=rule).prepare(micro_model(), settings), rows, settings, callbacks=[Break()], folder=tmp_path
+    )
+    with pytest.raises(InvalidRunError, match=r"norm became (nan|inf) in step 3; checkpoint-1 is the last good"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("trainer_state.json", None, r"trainer_state\.json cannot be read"),
+        ("trainer_state.json", "{", r"trainer_state\.json cannot be read"),
+        ("trainer_state.json", "[1]", r"trainer_state\.json cannot be read"),
+        ("trainer_state.json", "{}", r"trainer_state\.json must be of step 2, got 0"),
+        ("run.json", "[1]", r"run\.json must hold names, got list"),
+        ("run.json", "{", r"run\.json is not JSON"),
+    ],
+)
+def test_damaged_counters_and_identities_are_named(rows, stopped, name, content, sentence):
+    folder, settings = stopped
+    path = checkpoint.newest(folder) / name
+    path.unlink() if content is None else path.write_text(content)
+    identity = {"rank": 2, "model": "micro"}
+    trainer = Trainer(Lora(rank=2).prepare(micro_model(), settings), rows, settings, identity=identity)
+    with pytest.raises(DamagedFileError, match=sentence):
+        trainer.train(checkpoint.newest(folder))
+
+
+def test_an_evaluation_is_in_the_precision_of_the_steps(rows):
+    settings = Settings(iters=2, learning_rate=1e-2, batch_size=2, steps_per_eval=2)
+    trainer = Trainer(Full().prepare(micro_model(), settings), rows, settings, held_out=rows, autocast=True)
+    trainer.train()
+    (line,) = [line for line in trainer.state.log_history if "eval_loss" in line]
+    assert trainer.held_out_nats(rows) == line["eval_loss"] != mean_nats(trainer.model, rows, batch_size=2)
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoints(rows, stopped):
