@@ -5,10 +5,11 @@ import signal
 from collections.abc import Callable, Mapping
 from math import exp
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
+from rich.markup import escape
 
 from gemma_bench.cli.console import errors, output, progress_bar
 from gemma_bench.core.errors import BadInputError, DamagedFileError, UnavailableError
@@ -93,9 +94,9 @@ def _owners(method: Any) -> tuple[type[BaseModel], ...]:
     """Return the models whose fields are the options."""
     from gemma_bench.measure.rank_watch import RankOptions
     from gemma_bench.training.run import Paths
-    from gemma_bench.training.settings import Settings
+    from gemma_bench.training.settings import RunSettings
 
-    return Paths, Settings, RankOptions, method
+    return Paths, RunSettings, RankOptions, method
 
 
 _KINDS: dict[Any, Any] = {int: int, float: float, bool: bool, float | None: float, int | None: int, Path: Path}
@@ -103,8 +104,9 @@ _KINDS: dict[Any, Any] = {int: int, float: float, bool: bool, float | None: floa
 
 def _option(name: str, field: Any) -> inspect.Parameter:
     flags = (f"--{name.replace('_', '-')}", "-o") if name == "output" else ()
+    choices = f" One of {', '.join(get_args(field.annotation))}." if get_origin(field.annotation) is Literal else ""
     default = "" if field.is_required() or field.default is None else f" [default: {_shown(field.default)}]"
-    option = typer.Option(*flags, help=f"{field.description}{default}", show_default=False)
+    option = typer.Option(*flags, help=escape(f"{field.description}{choices}{default}"), show_default=False)
     kind = _KINDS.get(field.annotation, str)
     return _parameter(name, Annotated[kind | None, option], None)
 
@@ -140,7 +142,7 @@ def _parts(method: Any, options: Mapping[str, Any]) -> list[Any]:
             )
     given = {**options}
     if isinstance(given.get("targets"), str):
-        given["targets"] = tuple(given["targets"].split(","))
+        given["targets"] = tuple(target.strip() for target in given["targets"].split(","))
     try:
         return [owner(**{name: given[name] for name in owner.model_fields if name in given}) for owner in owners]
     except ValidationError as error:
@@ -170,7 +172,7 @@ def _run(method: Any, options: Mapping[str, Any], *, resume: bool, memory_check:
     from gemma_bench.training.run import train as train_run
 
     paths, settings, ranks, chosen = _parts(method, options)
-    interval = ranks.interval(settings.iters, trains_weights=chosen.trains_weights)
+    interval = ranks.interval(settings.iters, has_adapters=chosen.has_adapters)
     watch = RankWatch(paths.output, interval) if interval else None
     stop = Stop()
     before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -194,17 +196,21 @@ def _run(method: Any, options: Mapping[str, Any], *, resume: bool, memory_check:
 
 def _say(record: "TrainRecord") -> None:
     """Print what a run came to."""
-    if record.cut_rows_count:
-        errors.print(
-            f"{record.cut_rows_count:,} of {record.train_rows_count:,} rows were too long and cut", style="yellow"
-        )
+    for split, cut, rows in (
+        ("train", record.cut_rows_count, record.train_rows_count),
+        ("valid", record.valid_cut_rows_count, record.valid_rows_count),
+        ("test", record.test_cut_rows_count, record.test_rows_count),
+    ):
+        if cut:
+            errors.print(f"{split}: {cut:,} of {rows:,} rows were too long and cut", style="yellow")
     for split, nats in (("valid", record.valid_nats), ("test", record.test_nats)):
         if nats is not None:
             output.print(f"{split}: {nats:.4f} nats per token, perplexity {exp(nats):.4g}", highlight=False)
     if record.rank:
+        since = f" since step {record.rank_since_step:,}" if record.rank_since_step else ""
         output.print(
-            f"rank of the change: numeric {record.rank[-1]:.1f}, effective {record.effective_rank[-1]:.1f}, stable "
-            f"{record.stable_rank[-1]:.1f}, means of {record.ranked_matrices_count} matrices",
+            f"rank of the change{since}: numeric {record.rank[-1]:.1f}, effective {record.effective_rank[-1]:.1f}, "
+            f"stable {record.stable_rank[-1]:.1f}, means of {record.ranked_matrices_count} matrices",
             highlight=False,
             soft_wrap=True,
         )

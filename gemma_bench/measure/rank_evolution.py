@@ -12,6 +12,7 @@ from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from gemma_bench.core.errors import InvalidRunError
 from gemma_bench.measure.spectrum import (
     Factors,
     Spectrum,
@@ -142,7 +143,13 @@ class Evolution(RankReadings):
 
 
 def read_change(change: Change) -> tuple[Spectrum, Directions]:
-    """Return a change's spectrum and its leading directions, none where it is no change at all."""
+    """Return a change's spectrum and its leading directions, none where it is no change at all.
+
+    Raises `InvalidRunError` for a change that is no number.
+    """
+    for part in (change.b, change.a) if isinstance(change, Factors) else (change[0],):
+        if not bool(torch.isfinite(part).all()):
+            raise InvalidRunError("diverged", "the change of a weight is no number any more")
     matrix = change if isinstance(change, Factors) else change[0]
     found = spectrum_of_factors(change) if isinstance(change, Factors) else spectrum_of_matrix(*change)
     count = min(LEADING_COUNT, found.rank)

@@ -54,26 +54,27 @@ class RankOptions(BaseModel):
         None,
         ge=0,
         description="Steps between readings of the rank of the change; 0 is none. Default: 20 readings in a run of "
-        "adapters, none where weights themselves are trained.",
+        "adapters, from the end of a warm start on, none without adapters.",
     )
 
-    def interval(self, iters: int, *, trains_weights: bool) -> int:
+    def interval(self, iters: int, *, has_adapters: bool) -> int:
         """Return the steps between two readings of a run, 0 for none."""
         if self.rank_every is not None:
             return self.rank_every
-        return 0 if trains_weights else max(_LEAST_INTERVAL, iters // _READINGS)
+        return max(_LEAST_INTERVAL, iters // _READINGS) if has_adapters else 0
 
 
 class RankWatch(Watcher):
     """Reads numeric, effective and stable rank of every projection's change since the start of the run.
 
-    In models of more than 8 layers it reads those of the first, the middle and the last one.
+    In models of more than 8 layers it reads those of the first, the middle and the last one. Where adapters hold the
+    change they do so after a warm start: nothing is read before its end, and the change is that since `since_step`.
     """
 
     def __init__(self, folder: Path, interval: int) -> None:
         """Take the run's folder and the steps between two readings; the last step is read in any case."""
         super().__init__(interval, self._look, looks_at_the_end=True)
-        self.folder, self.readings = folder / FOLDER, RankReadings(())
+        self.folder, self.readings, self.since_step = folder / FOLDER, RankReadings(()), 0
 
     def begin(self, prepared: Prepared, source: ModelFolder, tell: Tell) -> "RankWatch":
         """Find out what is to be read and from where."""
@@ -81,6 +82,9 @@ class RankWatch(Watcher):
         names = [name for name, _ in projections(prepared.model) if any(layer in name for layer in read_layers)]
         self.readings, self._tell = RankReadings(names), tell
         self._changes = _from_factors(prepared.change, names) if prepared.change else _from_files(source, names)
+        if prepared.change:
+            prepared.change.keep_only(names)
+            self.since_step = prepared.change.since_step
         return self
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -93,6 +97,8 @@ class RankWatch(Watcher):
                 path.unlink()
 
     def _look(self, step: int, model: nn.Module) -> None:
+        if step <= self.since_step:
+            return
         found = {name: read_change(change) for name, change in self._changes(model)}
         content = _packed(found)
         write_bytes(self.folder / f"{step:06}.safetensors", content)
@@ -112,7 +118,7 @@ class RankWatch(Watcher):
         """Return the means by reading for the run's record, and the share of its time that reading took."""
         means = {kind: self.readings.means(kind) for kind in _KINDS}
         counts = {"ranked_matrices_count": len(self.readings.readings), "rank_steps": tuple(self.readings.steps)}
-        return {**means, **counts, "ranking_ratio": self.share}
+        return {**means, **counts, "rank_since_step": self.since_step, "ranking_ratio": self.share}
 
 
 def _read_layers(count: int) -> tuple[str, ...]:

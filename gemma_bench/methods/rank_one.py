@@ -153,6 +153,11 @@ class RankOne(Options):
         """Never by an optimizer: merges into 16-bit weights keep what they lose beside them."""
         return False
 
+    @property
+    def has_adapters(self) -> bool:
+        """Always."""
+        return True
+
     def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
         """Attach rank-1 adapters; error feedback is defined for a merge at every step only."""
         if self.rule == "error_feedback" and self.merge_freq != 1:

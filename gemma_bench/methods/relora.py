@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Generator, nn
 
+from gemma_bench.core.errors import BadInputError
 from gemma_bench.training.adapters import layers, merge_and_restart
 from gemma_bench.training.change import CumulativeChange
 from gemma_bench.training.method import Group, Lora, MethodCallback, Moment, Prepared, all_adapter_parameters
@@ -30,7 +31,9 @@ class ReLoRA(Lora):
     reset_interval: int = Field(200, ge=2, description="Steps between two merges.")
     rewarm_steps: int = Field(10, ge=0, description="Steps in which the rate climbs back from zero after a merge.")
     warm_start_steps: int = Field(0, ge=0, description="Steps of full-rank training before the adapters.")
-    rate_factor: float = Field(FULL_RANK_TO_LOW_RANK, gt=0, description="Adapters' rate over the full-rank rate.")
+    rate_factor: float = Field(
+        FULL_RANK_TO_LOW_RANK, gt=0, le=1e3, description="Adapters' rate over the full-rank rate."
+    )
     moments: Literal["reset", "prune", "keep"] = Field("reset", description="What a merge does to Adam's moments.")
     pruned_share: float = Field(0.99, ge=0, le=1, description="Share of both moments that pruning sets to zero.")
     keep_change: bool = Field(True, description="Keep what was merged, up to the matrices' size, to read its rank.")
@@ -43,6 +46,10 @@ class ReLoRA(Lora):
 
     def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
         """Attach adapters; the weights beside them learn until the warm start ends, embeddings to the end."""
+        if self.rewarm_steps >= self.reset_interval:
+            raise BadInputError(
+                f"rewarm steps must be below the reset interval, {self.reset_interval}, got {self.rewarm_steps}"
+            )
         adapted = self.attach(model, settings)
         adapters = all_adapter_parameters(adapted)
         jagged = scaled(jagged_cosine(settings, self), self.rate_factor)
@@ -90,7 +97,8 @@ class Restarts(MethodCallback):
 
     def __init__(self, method: ReLoRA, seed: int) -> None:
         """Start with nothing merged; `change` is what the weights were changed by since the adapters began."""
-        self.method, self.generator, self.change = method, Generator().manual_seed(seed), CumulativeChange()
+        self.method, self.generator = method, Generator().manual_seed(seed)
+        self.change = CumulativeChange(method.warm_start_steps)
         self.first_merge = method.warm_start_steps + method.reset_interval
 
     def begin(self, now: Moment) -> None:

@@ -22,7 +22,9 @@ class SetBlockTuning(Options):
     name: ClassVar[str] = "sbd"
     copies_count: ClassVar[int] = 2
     rank: int | None = Field(None, description="Rank of adapters; without it all weights are trained.")
-    alpha: float | None = Field(None, description="The adapters' scale times the rank; by default twice the rank.")
+    alpha: float | None = Field(
+        None, gt=0, le=1e30, description="The adapters' scale times the rank; by default twice the rank."
+    )
     mask_token: int = Field(4, ge=0, description="Id that stands for a hidden token and is in no text: <mask>.")
     smallest_block: int = Field(SMALLEST_BLOCK, ge=1, description="Fewest tokens of a block.")
     largest_block: int = Field(LARGEST_BLOCK, ge=1, description="Most tokens of a block.")
@@ -31,6 +33,11 @@ class SetBlockTuning(Options):
     def trains_weights(self) -> bool:
         """Without adapters."""
         return self.rank is None
+
+    @property
+    def has_adapters(self) -> bool:
+        """With a rank."""
+        return self.rank is not None
 
     def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
         """Make a model ready as full-rank training or LoRA does, with another objective.

@@ -1,11 +1,11 @@
-"""What a model was changed by since the start: sums of products B·A, kept so that their rank can be read.
+"""What a model was changed by since its adapters began: sums of products B·A, kept so that their rank can be read.
 
 The difference of stored weights will not do: it carries the rounding of the weights, which has full rank. A merged
 product is kept as its factors while they take less room than the whole matrix, then as the matrix, in float64 (float32
 on MPS, which has no other).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Float
@@ -55,16 +55,22 @@ class MatrixChange:
 
 
 class CumulativeChange:
-    """The change of every adapted matrix, merge by merge."""
+    """The change of adapted matrices since a step, merge by merge: of all, or of those in `names`."""
 
-    def __init__(self) -> None:
-        """Start with no change."""
-        self.matrices: dict[str, MatrixChange] = {}
+    def __init__(self, since_step: int = 0) -> None:
+        """Start with no change, at the step from which on adapters hold it."""
+        self.since_step, self.matrices = since_step, dict[str, MatrixChange]()
+        self.names: tuple[str, ...] | None = None
+
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Keep the merges of these matrices alone: those that somebody will read."""
+        self.names = tuple(names)
 
     def record(self, model_layers: Mapping[str, LoraLayer]) -> None:
         """Add what every adapter adds now: called right before it is merged."""
         for name, layer in model_layers.items():
-            self.matrices.setdefault(name, MatrixChange()).add(*factors(layer))
+            if self.names is None or name in self.names:
+                self.matrices.setdefault(name, MatrixChange()).add(*factors(layer))
 
     def with_adapters(self, model_layers: Mapping[str, LoraLayer]) -> dict[str, MatrixChange]:
         """Return the change up to now: what was merged and what the adapters add on top."""

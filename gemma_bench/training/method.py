@@ -123,6 +123,11 @@ class Method(Protocol):
         """Whether an optimizer changes the model's own weights, which must then be float32."""
         ...
 
+    @property
+    def has_adapters(self) -> bool:
+        """Whether adapters are beside the weights, whose change is then quickly read."""
+        ...
+
     def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
         """Make a model ready: what is trained, how fast, and what happens between steps."""
         ...
@@ -147,6 +152,11 @@ class Full(Options):
         """Always."""
         return True
 
+    @property
+    def has_adapters(self) -> bool:
+        """Never."""
+        return False
+
     def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
         """Make everything trainable, or the projections only."""
         for name, parameter in model.named_parameters():
@@ -159,7 +169,9 @@ class Lora(Options):
 
     name: ClassVar[str] = "lora"
     rank: int = Field(8, description="Rank of the adapters.")
-    alpha: float | None = Field(None, description="The adapters' scale times the rank; by default twice the rank.")
+    alpha: float | None = Field(
+        None, gt=0, le=1e30, description="The adapters' scale times the rank; by default twice the rank."
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapters.")
     targets: tuple[str, ...] = Field(PROJECTIONS, description="Matrices that get an adapter.")
 
@@ -167,6 +179,11 @@ class Lora(Options):
     def trains_weights(self) -> bool:
         """Never: the weights are frozen."""
         return False
+
+    @property
+    def has_adapters(self) -> bool:
+        """Always."""
+        return True
 
     def attach(self, model: nn.Module, settings: Settings) -> nn.Module:
         """Put the adapters beside the model's matrices."""

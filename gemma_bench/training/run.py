@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import TrainerCallback
 
 from gemma_bench.core.errors import BadInputError
-from gemma_bench.core.files import Progress, sha256, silent
+from gemma_bench.core.files import Progress, explained, sha256, silent
 from gemma_bench.core.records import Record, anything
 from gemma_bench.models.backend import Backend, subject
 from gemma_bench.models.folder import ModelFolder
@@ -22,12 +22,12 @@ from gemma_bench.models.weights import locate
 from gemma_bench.training import adapters, checkpoint
 from gemma_bench.training.data import Examples, Reading, split_path
 from gemma_bench.training.fuse import fuse
-from gemma_bench.training.log import Bar, Log, Stop
+from gemma_bench.training.log import Bar, Log, Stop, to_both
 from gemma_bench.training.method import Method, Prepared
 from gemma_bench.training.plan import Plan, Update
 from gemma_bench.training.settings import Settings
-from gemma_bench.training.trainer import Trainer, mean_nats
-from gemma_bench.training.watching import Tell, Watch
+from gemma_bench.training.trainer import Trainer
+from gemma_bench.training.watching import Watch
 
 VERSION = 1
 
@@ -40,8 +40,10 @@ class Paths(BaseModel):
     model: str = Field(description="270m, 1b, tiny, …, or a model folder.")
     data: Path = Field(description="Folder with train.jsonl and, if wanted, valid.jsonl and test.jsonl.")
     output: Path = Field(Path("build/train"), description="Folder of the run: log, checkpoints, results.")
-    device: Literal["cpu", "mps", "cuda"] = Field("cpu", description="cpu, mps or cuda.")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="float32 or bfloat16.")
+    device: Literal["cpu", "mps", "cuda"] = Field("cpu", description="Where to compute.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Precision of frozen weights, and of the steps of others."
+    )
     max_seq_length: int = Field(512, ge=2, description="Longest row in tokens.")
     mask_prompt: bool = Field(False, description="Learn completions and last answers only.")
     refuse_long: bool = Field(False, description="Refuse rows that are too long instead of cutting them.")
@@ -58,13 +60,18 @@ class TrainRecord(Record):
     train_rows_count: int
     cut_rows_count: int
     trainable_parameters_count: int
-    valid_nats: float | None
-    test_nats: float | None
+    valid_rows_count: int = 0
+    valid_cut_rows_count: int = 0
+    test_rows_count: int = 0
+    test_cut_rows_count: int = 0
+    valid_nats: float | None = None
+    test_nats: float | None = None
     ranked_matrices_count: int = 0
     rank_steps: tuple[int, ...] = ()
     rank: tuple[float, ...] = ()
     effective_rank: tuple[float, ...] = ()
     stable_rank: tuple[float, ...] = ()
+    rank_since_step: int = 0
     ranking_ratio: float | None = None
 
 
@@ -85,36 +92,44 @@ def train(
     There `log.jsonl`, `tensorboard/` and `checkpoint-<step>/` grow; at the end come `adapter/`, in PEFT's form, where
     the weights beside it stayed the loaded ones, else (or with `fuse`, or a mask token) `model/`, a plain model folder.
     """
-    if checkpoint.checkpoints(paths.output) and not resume:
-        raise BadInputError(f"folder {paths.output} holds a run already: resume it or give another output")
+    if not resume:
+        checkpoint.check_free(paths.output)
     start = checkpoint.newest(paths.output) if resume else None
     checked_device(paths.device)
     folder = _whole(paths, progress)
     splits = _splits(paths, folder)
-    admit(_plan(paths, method, settings, folder, splits["train"]))
-    precision = "float32" if method.trains_weights else paths.dtype
-    backend = load(folder, "torch", paths.device, precision, progress)
+    plan = _plan(paths, method, settings, folder, splits["train"])
+    admit(plan)
+    backend = load(folder, "torch", paths.device, plan.dtype, progress)
     began = time.perf_counter()
+    with explained(paths.output):
+        paths.output.mkdir(parents=True, exist_ok=True)
     prepared = method.prepare(cast(Any, backend).model, settings)
+    if prepared.change and not watch:
+        prepared.change.keep_only(())
     log, bar = Log(paths.output), Bar(progress)
-    watching = [watch.begin(prepared, backend.folder, _to_both(log, bar))] if watch else []
+    watching = [watch.begin(prepared, backend.folder, to_both(log, bar))] if watch else []
     callbacks = [log, *watching, bar, *([stop] if stop else [])]
     trainer = _trainer(paths, method, settings, backend, splits, prepared, callbacks)
-    paths.output.mkdir(parents=True, exist_ok=True)
     trainer.train(start)
     is_complete = trainer.state.global_step == settings.iters
+    held_out = _held_out(trainer, splits, is_complete=is_complete)
     if is_complete:
         _write(paths, trainer, backend, progress)
-    figures = {"duration_s": time.perf_counter() - began, **(watch.figures() if watch else {})}
+    figures = {"duration_s": time.perf_counter() - began, **(watch.figures() if watch else {}), **held_out}
     return _record(method, settings, backend, trainer, splits, figures, is_complete=is_complete)
 
 
-def _to_both(log: Log, bar: Bar) -> Tell:
-    def tell(step: int, values: Mapping[str, float]) -> None:
-        log.tell(step, values)
-        bar.tell(step, values)
-
-    return tell
+def _held_out(trainer: Trainer, splits: Mapping[str, Examples], *, is_complete: bool) -> dict[str, Any]:
+    """Return what held-out rows there are and, after the last step, their losses; without any see that there is one."""
+    found: dict[str, Any] = {}
+    for split in splits.keys() & {"valid", "test"}:
+        nats, rows = trainer.held_out_nats(splits[split]) if is_complete else None, splits[split]
+        figures = {"rows_count": len(rows), "cut_rows_count": rows.cut_count, "nats": nats}
+        found |= {f"{split}_{name}": value for name, value in figures.items()}
+    if is_complete and not found:
+        trainer.held_out_nats(splits["train"], limit=trainer.settings.batch_size)
+    return found
 
 
 def _whole(paths: Paths, progress: Progress) -> ModelFolder:
@@ -168,7 +183,7 @@ def _trainer(
         held_out=splits.get("valid"),
         callbacks=callbacks,
         folder=paths.output,
-        identity=_identity(paths, method, settings, backend),
+        identity=_identity(paths, method, settings, backend) | _kept(prepared),
         device=paths.device,
         autocast=paths.dtype == "bfloat16" and method.trains_weights,
     )
@@ -181,6 +196,12 @@ def _identity(paths: Paths, method: Any, settings: Settings, backend: Backend) -
     files = (split_path(paths.data, split) for split in ("train", "valid"))
     data = hashlib.sha256("".join(sha256(file) for file in files if file.exists()).encode()).hexdigest()
     return {**chosen, "method": method.name, "model": backend.folder.sha256, "data": data}
+
+
+def _kept(prepared: Prepared) -> dict[str, bool]:
+    """Return what a resumed run must agree in too: merges that were not kept cannot be read later."""
+    change = prepared.change if prepared.changes_frozen_weights else None
+    return {"ranks_are_read": change.names != ()} if change else {}
 
 
 def _write(paths: Paths, trainer: Trainer, backend: Backend, progress: Progress) -> None:
@@ -204,11 +225,6 @@ def _record(
     *,
     is_complete: bool,
 ) -> TrainRecord:
-    def nats(split: str) -> float | None:
-        if split not in splits or not is_complete:
-            return None
-        return mean_nats(trainer.model, splits[split], trainer.objective, batch_size=settings.batch_size)
-
     losses = tuple(line["loss"] for line in trainer.state.log_history if "loss" in line)
     return TrainRecord.measured(
         subject(backend, settings.seed),
@@ -223,7 +239,5 @@ def _record(
         train_rows_count=len(splits["train"]),
         cut_rows_count=splits["train"].cut_count,
         trainable_parameters_count=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        valid_nats=nats("valid"),
-        test_nats=nats("test"),
         **figures,
     )

@@ -201,7 +201,8 @@ def test_yaml_gives_options_and_the_command_line_overrides_them(gemma_bench, sta
 
 def test_long_rows_are_counted_or_refused(gemma_bench, start):
     done = gemma_bench(*start("lora", "cut", "--max-seq-length", 20))
-    assert "9 of 11 rows were too long and cut" in " ".join(done.err.split())
+    for split in ("train", "valid", "test"):
+        assert f"{split}: 9 of 11 rows were too long and cut" in " ".join(done.err.split())
     done = gemma_bench(*start("lora", "refused", "--max-seq-length", 20, "--refuse-long"))
     assert done.code == 2
     assert "line 1: " in done.err
@@ -215,6 +216,11 @@ def test_long_rows_are_counted_or_refused(gemma_bench, start):
         (["--rank", 33], "rank must be between 1 and 32, got 33"),
         (["--targets", "qkv"], "unknown target 'qkv', expected one of down_proj"),
         (["--targets", "lm_head"], "lm_head cannot have an adapter"),
+        (["--alpha", 0], "--alpha: input should be greater than 0, got 0"),
+        (["--seed", 5_000_000_000], "--seed: input should be less than 4294967296, got 5000000000"),
+        (["--learning-rate", "1e38"], f"--learning-rate: input should be less than or equal to {10**30}, got 1e+38"),
+        (["-o", "/proc/x"], "cannot write /proc/x"),
+        (["-o", "/dev/null"], "cannot write /dev/null"),
         (["--iters", 0], "--iters: input should be greater than or equal to 1, got 0"),
         (["--dtype", "float16"], "--dtype: input should be 'float32' or 'bfloat16', got 'float16'"),
         (["--max-seq-length", 1000], "max seq length must be at most the model's context, 512, got 1000"),
@@ -226,6 +232,86 @@ def test_what_is_wrong_gets_one_sentence(gemma_bench, start, more, sentence):
     done = gemma_bench(*start("lora", "run", *more))
     assert done.code == 2
     assert sentence in " ".join(done.err.split())
+
+
+def test_a_merge_must_leave_steps_at_the_full_rate(gemma_bench, start):
+    done = gemma_bench(*start("relora", "run", "--reset-interval", 5, "--rewarm-steps", 5))
+    assert done.code == 2
+    assert "rewarm steps must be below the reset interval, 5, got 5" in " ".join(done.err.split())
+
+
+def test_targets_may_have_spaces_between_them(gemma_bench, start, tmp_path):
+    assert gemma_bench(*start("lora", "run", "--targets", "q_proj, v_proj")).code == 0
+    config = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
+    assert sorted(config["target_modules"]) == ["q_proj", "v_proj"]
+
+
+def test_help_shows_defaults_and_choices(gemma_bench):
+    for method, shown in (
+        ("lora", ("[default: 0.0001]", "[default: 10]", "[default: 100]", "[default: 8]", "[default: build/train]")),
+        ("relora", ("One of reset, prune, keep. [default: reset]", "One of cpu, mps, cuda. [default: cpu]")),
+        ("rank1", ("One of random_a, random_b, top_pair, error_feedback, sign. [default: top_pair]",)),
+    ):
+        said = " ".join(gemma_bench("train", method, "--help").out.replace("│", " ").split())
+        assert [words for words in shown if words not in said] == []
+
+
+def test_a_run_without_options_reports_and_saves(gemma_bench, tiny, data, tmp_path):
+    run = tmp_path / "run"
+    options = ["--model", tiny.path, "--data", data, "-o", run, "--iters", 101, "--batch-size", 1, "--rank-every", 0]
+    assert gemma_bench("train", "lora", *options).code == 0
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(10, 101, 10))
+    assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-100", "checkpoint-101"}
+
+
+def test_results_of_two_runs_do_not_mix(gemma_bench, start, tmp_path):
+    assert gemma_bench(*start("lora", "run", "--save-every", 0, "--fuse", "--rank-every", 4)).code == 0
+    done = gemma_bench(*start("full", "run", "--save-every", 0))
+    said = " ".join(done.err.split())
+    assert (done.code, "holds adapter, model, rank of a run already: give another output" in said) == (2, True)
+    assert not list((tmp_path / "run" / "records").glob("train_full"))
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_a_run_that_diverged_leaves_no_model(gemma_bench, start, data, tmp_path, valid):
+    """Whichever sees it first: the loss, the gradient, the rank's reading, or the look at what would be written."""
+    if not valid:
+        for split in ("valid", "test"):
+            (data / f"{split}.jsonl").unlink()
+    more = ["--learning-rate", "1e30", "--clip-norm", 0, "--iters", 2, "--save-every", 1]
+    for method, extra in (("full", []), ("full", ["--rank-every", 1]), ("lora", []), ("rank1", [])):
+        output = f"{method}{len(extra)}"
+        done = gemma_bench(*start(method, output, *more, *extra))
+        assert done.code == 2, (method, done.out, done.err)
+        assert re.search(r"in step|after step|no number", done.err)
+        assert "good checkpoint" in " ".join(done.err.split())
+        assert not {"model", "adapter"} & {path.name for path in (tmp_path / output).iterdir()}
+
+
+def test_a_warm_start_is_followed_by_readings_without_asking(gemma_bench, start, tmp_path):
+    more = ["--warm-start-steps", 3, "--reset-interval", 20, "--rewarm-steps", 2, "--iters", 26, "--save-every", 0]
+    done = gemma_bench(*start("relora", "run", *more))
+    assert "rank of the change since step 3: numeric 4.0" in done.out
+    (record,) = (tmp_path / "run" / "records" / "train_relora").iterdir()
+    found = json.loads(record.read_text())
+    assert (found["rank_steps"], found["rank_since_step"]) == ([25, 26], 3)
+
+
+def test_merges_that_nobody_reads_are_not_kept_and_cannot_be_read_later(gemma_bench, start, tmp_path):
+    assert gemma_bench(*start("relora", "run", "--rank-every", 0)).code == 0
+    state = torch.load(tmp_path / "run" / "checkpoint-8" / "state.pt", weights_only=True)
+    assert state["method"][0]["change"] == {}
+    done = gemma_bench(*start("relora", "run", "--rank-every", 1, "--resume"))
+    assert (done.code, "ranks_are_read was False there and is True now" in " ".join(done.err.split())) == (2, True)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[1]\n", b'{"loss": 1}\n'])
+def test_a_damaged_log_is_named(gemma_bench, start, tmp_path, content):
+    assert gemma_bench(*start("lora")).code == 0
+    (tmp_path / "run" / "log.jsonl").write_bytes(content)
+    done = gemma_bench(*start("lora", "run", "--resume"))
+    assert (done.code, "log" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(

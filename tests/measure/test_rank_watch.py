@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from gemma_bench.core.errors import DamagedFileError
-from gemma_bench.measure.rank_evolution import Evolution, effective_weights
+from gemma_bench.core.errors import DamagedFileError, InvalidRunError
+from gemma_bench.measure.rank_evolution import Evolution, effective_weights, read_change
 from gemma_bench.measure.rank_watch import RankOptions, RankWatch
+from gemma_bench.measure.spectrum import Factors
 from gemma_bench.methods.rank_one import RankOne
 from gemma_bench.methods.relora import ReLoRA
 from gemma_bench.models.catalog import TINY
@@ -103,11 +104,42 @@ def test_a_damaged_reading_is_named(tiny, rows, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "iters", "trains_weights", "interval"),
-    [(None, 1000, False, 50), (None, 60, False, 25), (None, 1000, True, 0), (0, 1000, False, 0), (7, 9, True, 7)],
+    ("asked", "iters", "method", "interval"),
+    [
+        (None, 1000, Lora(), 50),
+        (None, 60, Lora(), 25),
+        (None, 1000, ReLoRA(warm_start_steps=100), 50),
+        (None, 1000, Full(), 0),
+        (0, 1000, Lora(), 0),
+        (7, 9, Full(), 7),
+    ],
 )
-def test_adapters_are_read_twenty_times_unless_asked_otherwise(asked, iters, trains_weights, interval):
-    assert RankOptions(rank_every=asked).interval(iters, trains_weights=trains_weights) == interval
+def test_adapters_are_read_twenty_times_unless_asked_otherwise(asked, iters, method, interval):
+    assert RankOptions(rank_every=asked).interval(iters, has_adapters=method.has_adapters) == interval
+
+
+def test_a_warm_start_is_not_read_and_the_reading_says_since_when(tiny, rows, tmp_path):
+    method = ReLoRA(rank=2, reset_interval=2, rewarm_steps=0, warm_start_steps=3)
+    watch, told, _ = watched(tiny, rows, tmp_path, method, settings=STEPS.model_copy(update={"iters": 9}))
+    figures = watch.figures()
+    assert (figures["rank_steps"], figures["rank"], figures["rank_since_step"]) == ((6, 9), (4, 6), 3)
+    assert [step for step, _ in told] == [6, 9]
+
+
+def test_only_the_merges_that_are_read_are_kept(tmp_path, rows):
+    folder = random_folder(tmp_path / "deep", TINY.model_copy(update={"num_hidden_layers": 9}))
+    prepared = ReLoRA(rank=1, reset_interval=2, rewarm_steps=0).prepare(load(folder, "torch", "cpu").model, STEPS)
+    watch = RankWatch(tmp_path, 3).begin(prepared, folder, lambda *_: None)
+    Trainer(prepared, rows, STEPS, callbacks=[watch]).train()
+    assert list(prepared.change.matrices) == list(watch.readings.readings)
+    assert len(prepared.change.matrices) == 21
+    assert set(watch.figures()["rank"]) == {2, 3, 4}
+
+
+def test_a_change_that_is_no_number_is_a_run_that_diverged():
+    for change in (Factors(torch.full((3, 1), torch.inf), torch.ones(1, 3)), (torch.full((3, 3), torch.nan), None)):
+        with pytest.raises(InvalidRunError, match="no number"):
+            read_change(change)
 
 
 def test_reading_leaves_the_run_as_it_is(tiny, rows, tmp_path):
