@@ -171,7 +171,7 @@ def merged_steps(request):
 
     course = _course(request, steps=40, read_every=4, warmup_steps=0)
     start = _start(course, seed=0)
-    random, top = (_run(course, start, rule) for rule in ("random_a", "top_pair"))
+    random, top = (_run(course, start, rule, seed=0) for rule in ("random_a", "top_pair"))
     worst = 0
     for name, weight in effective_weights(start).items():
         expected = [min(step, *weight.shape) for step in random.steps]
@@ -191,7 +191,9 @@ def rules(request):
     is_small = request.config.option.faults
     course = _course(request, steps=120 if is_small else 200, read_every=20, warmup_steps=20, warm_steps=60)
     starts = {seed: _start(course, seed) for seed in ((0,) if is_small else (0, 1, 2))}
-    found = {seed: (_run(course, start, "top_pair"), _lora(course, start)) for seed, start in starts.items()}
+    found = {
+        seed: (_run(course, start, "top_pair", seed), _lora(course, start, seed)) for seed, start in starts.items()
+    }
     ratios = [top.effective_rank[-1] / plain.effective_rank[-1] for top, plain in found.values()]
     top, plain = found[0]
     reason = (
@@ -216,16 +218,16 @@ def _start(course, seed):
     return warm_up(course.model_copy(update={"warmup_steps": 5}), seed)
 
 
-def _run(course, start, rule):
+def _run(course, start, rule, seed):
     from gemma_bench.experiments.low_rank_arms import Arm, run_arm
     from gemma_bench.methods.rank_one import RankOne
 
     arm = Arm(name=rule, method=RankOne(rule=rule), rates=(), null_terms=course.read_every)
-    return run_arm(arm, RATES[rule], 0, course, start)
+    return run_arm(arm, RATES[rule], seed, course, start)
 
 
-def _lora(course, start):
+def _lora(course, start, seed):
     from gemma_bench.experiments.low_rank_arms import Arm, run_arm
     from gemma_bench.training.method import Lora
 
-    return run_arm(Arm(name="lora_8", method=Lora(rank=8), rates=()), 8e-3, 0, course, start)
+    return run_arm(Arm(name="lora_8", method=Lora(rank=8), rates=()), 8e-3, seed, course, start)
