@@ -11,6 +11,7 @@ from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.intervals import median_interval
 from gemma_bench.core.records import Record, Subject
 from gemma_bench.core.units import GIB
+from gemma_bench.experiments.step_case import Case
 from gemma_bench.measure.bandwidth import elapsed_s
 from gemma_bench.measure.footprint import footprint_bytes, reset_footprint_peak
 from gemma_bench.measure.training_closed_form import closed_form
@@ -18,41 +19,13 @@ from gemma_bench.measure.training_memory import KINDS, forecast, measure
 from gemma_bench.measure.training_time import allocator_peak_bytes, started, steps
 from gemma_bench.measure.turn import turn
 from gemma_bench.measure.validity import watched
-from gemma_bench.methods.choice import method_named
 from gemma_bench.training.free_memory import free_bytes
-from gemma_bench.training.plan import Plan, trainable_size
+from gemma_bench.training.plan import Plan
 from gemma_bench.training.step import Training
 
 VERSION = 1
 
 _LEAST_ROUNDS = 2
-
-
-class Case(BaseModel):
-    """One model and batch, trained by several methods in turn; the first is what the others are compared with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str
-    methods: tuple[str, ...]
-    rank: int
-    batch_size: int
-    length: int
-    dtype: str
-    checkpointing: bool = False
-    adapter_dtype: str | None = None
-    exact_merges: bool = True
-
-    @property
-    def name(self) -> str:
-        """Name the case: `llama-1.3b 8×512 bfloat16, checkpointing`."""
-        knob = ", checkpointing" if self.checkpointing else ""
-        return f"{self.model} {self.batch_size}×{self.length} {self.dtype}{knob}"
-
-    def plan(self, method: str) -> Plan:
-        """Return what one method trains."""
-        knobs = self.model_dump(exclude={"model", "methods", "rank"})
-        return Plan(trainable_size(self.model), method_named(method, self.rank), **knobs)
 
 
 class Config(BaseModel):
@@ -72,8 +45,10 @@ FIXTURE = Config(
 )
 """Seconds on two cores: tiny models are bound by calls, so low rank is slower there."""
 
-STUDY = Config(cases=(Case(model="270m", methods=_ALL, rank=128, batch_size=1, length=256, dtype="float32"),), rounds=8)
-"""The shape of the real 270M on two cores, at the rank of ReLoRA's paper."""
+_GEMMA = Case(model="270m", methods=_ALL, rank=128, batch_size=1, length=256, dtype="float32")
+
+STUDY = Config(cases=(_GEMMA, _GEMMA.model_copy(update={"methods": ("lora", "relora"), "embeddings": False})), rounds=8)
+"""The shape of the real 270M on two cores, at the rank of ReLoRA's paper; and ReLoRA over LoRA, of adapters alone."""
 
 _LLAMA = Case(
     model="llama-1.3b",
@@ -97,7 +72,7 @@ FULL = Config(
 )
 """ReLoRA's largest model as published, and LoRA on the 12b: for one GPU of 80 GB."""
 
-MINUTES = {"fixture": 0.5, "study": 6, "full": 3}
+MINUTES = {"fixture": 0.5, "study": 9, "full": 3}
 
 
 class StepRecord(Record):
@@ -105,7 +80,8 @@ class StepRecord(Record):
 
     Steps end before a merge, whose milliseconds are apart. Measured bytes are those of live tensors in a run alone: by
     kind on the CPU; on CUDA the allocator's peak only. The footprint is the whole process's. `over_first` is the time
-    over that of the case's first method, round by round.
+    over that of the case's first method, round by round; `with_merges_over_first` has the method's merges in it, each
+    spread over the steps before the first.
     """
 
     case: str
@@ -123,6 +99,7 @@ class StepRecord(Record):
     over_first_ratio: float
     over_first_low_ratio: float
     over_first_high_ratio: float
+    with_merges_over_first_ratio: float | None = None
     measured_peak_bytes: int
     measured_weights_bytes: int | None = None
     measured_gradients_bytes: int | None = None
@@ -188,9 +165,16 @@ def _case(case: Case, config: Config, scale: str, device: str, progress: Progres
             **median_interval(samples).named("step", "ms"),
             merge_ms=merges[method],
             **over.named("over_first", "ratio"),
+            with_merges_over_first_ratio=over.value * _with_merges(trainings[method], samples, merges[method]),
             **memory[method],
             broken_rules=seen.broken_rules([1e3 / sample for sample in samples]),
         )
+
+
+def _with_merges(training: Training, samples: Sequence[float], merge_ms: float) -> float:
+    """Return a step's time with its share of a merge over that without."""
+    intervals = [callback.first_merge for callback in training.prepared.callbacks]
+    return 1 + sum(merge_ms / interval for interval in intervals) / median_interval(samples).value
 
 
 def in_turn(

@@ -58,6 +58,24 @@ def test_the_merge_that_is_timed_changes_the_weights(method):
     assert not before.equal(layer.get_base_layer().weight)
 
 
+def test_relora_over_lora_at_study_scale_trains_adapters_alone():
+    whole, alone = step_cost.STUDY.cases
+    assert alone.methods[0] == "lora"
+    assert alone.name == f"{whole.name}, frozen embeddings"
+    assert not alone.plan("relora").method.trains_weights
+    assert alone.plan("relora").method.rank == alone.plan("lora").method.rank
+    assert whole.plan("relora").method.trains_weights
+
+
+def test_adapters_alone_are_compared_with_their_merges():
+    case = FIXTURE.cases[0].model_copy(update={"methods": ("lora", "relora"), "length": 16, "embeddings": False})
+    lora, relora = run(Config(cases=(case,), rounds=2))
+    assert lora.trained_parameters_count == relora.trained_parameters_count
+    assert lora.with_merges_over_first_ratio == 1
+    share = relora.merge_ms / 200 / relora.step_ms
+    assert relora.with_merges_over_first_ratio == pytest.approx(relora.over_first_ratio * (1 + share))
+
+
 def test_the_full_scale_is_the_published_model_and_the_12b():
     assert {case.model for case in FULL.cases} == {"llama-1.3b", "12b"}
     assert {case.checkpointing for case in FULL.cases if case.model == "llama-1.3b"} == {True, False}
