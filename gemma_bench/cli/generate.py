@@ -21,6 +21,10 @@ Precision = Annotated[
     str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. Default: the files' own.")
 ]
 
+_GAMMA = (
+    "sbd: bound in nats of entropy and left [default: 0.1], the factor [default: 1] or the fixed count [default: 1]."
+)
+
 
 def generate(
     model: Model,
@@ -37,11 +41,9 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Sample from the smallest set of tokens that holds this much.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     decoder: Annotated[str, typer.Option(help="ar: a token per pass. sbd: set block decoding, several.")] = "ar",
-    block_size: Annotated[int, typer.Option(help="sbd: tokens of a block.")] = 16,
-    sampler: Annotated[str, typer.Option(help="sbd: entropy, left, factor or fixed.")] = "entropy",
-    gamma: Annotated[
-        float, typer.Option(help="sbd: bound in nats of entropy and left, the factor, or the fixed count.")
-    ] = 0.1,
+    block_size: Annotated[int | None, typer.Option(help="sbd: tokens of a block. [default: 16]")] = None,
+    sampler: Annotated[str | None, typer.Option(help="sbd: entropy, left, factor or fixed. [default: entropy]")] = None,
+    gamma: Annotated[float | None, typer.Option(help=_GAMMA)] = None,
     trace: Annotated[bool, typer.Option(help="sbd: draw which token was fixed in which pass.")] = False,
     json: Json = False,
 ) -> None:
@@ -58,14 +60,17 @@ def generate(
         loaded = load(model, backend, device, dtype, progress)
     rows, stops = [prompt_tokens(loaded.tokenizer, text, chat=chat) for text in texts], stop_tokens(loaded.tokenizer)
     blocks = set_block.Blocks(loaded, rows, max_tokens, method, choice, stops) if method else None
-    found = []
-    for row, ids in enumerate(rows):
-        tokens = blocks.tokens(row) if blocks else continue_(loaded, ids, max_tokens, choice, stops)
-        found.append(_write(loaded.tokenizer, tokens, json) | (blocks.figures(row) if blocks else {}))
-    if json:
-        typer.echo(json_library.dumps(found if len(found) > 1 else found[0]))
-        return
+    found = [
+        _write(
+            loaded.tokenizer, blocks.tokens(row) if blocks else continue_(loaded, ids, max_tokens, choice, stops), json
+        )
+        for row, ids in enumerate(rows)
+    ]
     count, seconds = (sum(answer[name] for answer in found) for name in ("tokens_count", "duration_s"))
+    if json:
+        told = blocks.told(found, seconds) if blocks else found
+        typer.echo(json_library.dumps(told if len(told) > 1 else told[0]))
+        return
     passes = f", {blocks.summary()}" if blocks else ""
     where = f"{loaded.name} on {loaded.device} in {loaded.precision}"
     errors.print(f"{count} tokens in {seconds:.1f} s with {where}{passes}", style="dim", highlight=False)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _HIDDEN = "░"
 
 
-def method(decoder: str, block_size: int, sampler: str, amount: float, trace: bool) -> "SetBlock | None":
+def method(
+    decoder: str, block_size: int | None, sampler: str | None, amount: float | None, trace: bool
+) -> "SetBlock | None":
     """Return how to decode in blocks, or `None` for one token at a time; refuse what has no meaning."""
     from gemma_bench.methods.block_samplers import block_sampler
     from gemma_bench.methods.set_block_decoding import SetBlock
@@ -27,7 +29,13 @@ def method(decoder: str, block_size: int, sampler: str, amount: float, trace: bo
         raise unknown("decoder", decoder, ("ar", "sbd"))
     if trace and decoder != "sbd":
         raise BadInputError("--trace draws the passes of set block decoding: add --decoder sbd")
-    return SetBlock(block_size, block_sampler(sampler, amount)) if decoder == "sbd" else None
+    if decoder == "sbd":
+        chosen = block_sampler("entropy" if sampler is None else sampler, amount)
+        return SetBlock(sampler=chosen) if block_size is None else SetBlock(block_size, chosen)
+    for name, given in (("block-size", block_size), ("sampler", sampler), ("gamma", amount)):
+        if given is not None:
+            raise BadInputError(f"--{name} is an option of set block decoding: add --decoder sbd")
+    return None
 
 
 class Blocks:
@@ -66,14 +74,13 @@ class Blocks:
 
         return answers(self.seen)
 
-    def figures(self, row: int) -> dict[str, Any]:
-        """Return what a row's passes came to, and which of them fixed each token."""
-        answer = self._answers()[row]
-        return {
-            "passes_count": answer.passes_count,
-            "tokens_per_pass": answer.tokens_per_pass,
-            "fixed_in_pass": answer.fixed_in_pass,
-        }
+    def told(self, rows: Sequence[dict[str, Any]], duration_s: float) -> list[dict[str, Any]]:
+        """Add to what is said of each row its passes and which of them fixed each token; the time is the batch's."""
+        figures = ("passes_count", "tokens_per_pass", "fixed_in_pass")
+        return [
+            {**row, "duration_s": duration_s, **{name: getattr(answer, name) for name in figures}}
+            for row, answer in zip(rows, self._answers(), strict=True)
+        ]
 
     def summary(self) -> str:
         """Say what the passes came to: those of all rows together, and the tokens that each row had from one."""

@@ -5,6 +5,7 @@ left to right, and names at least one of them.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -98,21 +99,24 @@ class FixedCount:
         return np.sort(np.argsort(entropies_nats, kind="stable")[: self.count])
 
 
-def block_sampler(name: str, amount: float) -> BlockSampler:
-    """Return the sampler of a name, `entropy`, `left`, `factor` or `fixed`, with its gamma, factor or count."""
-    match name:
-        case "entropy":
-            return EntropyBounded(amount)
-        case "left":
-            return LeftPrefix(amount)
-        case "factor":
-            return Factor(amount)
-        case "fixed" if float(amount).is_integer():
-            return FixedCount(int(amount))
-        case "fixed":
-            raise BadInputError(f"count must be a whole number of tokens, got {amount:g}")
-        case _:
-            raise unknown("sampler", name, ("entropy", "left", "factor", "fixed"))
+def block_sampler(name: str, amount: float | None = None) -> BlockSampler:
+    """Return the sampler of a name, `entropy`, `left`, `factor` or `fixed`, with its gamma, factor or count.
+
+    Without an amount it is the sampler's own.
+    """
+    samplers: dict[str, Callable[..., BlockSampler]] = {
+        "entropy": EntropyBounded,
+        "left": LeftPrefix,
+        "factor": Factor,
+        "fixed": FixedCount,
+    }
+    if name not in samplers:
+        raise unknown("sampler", name, samplers)
+    if amount is None:
+        return samplers[name]()
+    if name == "fixed" and not float(amount).is_integer():
+        raise BadInputError(f"count must be a whole number of tokens, got {amount:g}")
+    return samplers[name](int(amount) if name == "fixed" else amount)
 
 
 def factor_cost(sorted_confidences: Figures) -> Figures:

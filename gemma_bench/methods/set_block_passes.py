@@ -6,7 +6,7 @@ the places of a cache, which a row fills from its padding on.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -26,6 +26,7 @@ class Readout:
     logits: Callable[[Int[np.ndarray, " chosen"]], Float[np.ndarray, "chosen vocab"]]
 
 
+@runtime_checkable
 class BlockCache(Protocol):
     """Keys and values of the finished tokens; the rows of a batch end at the same place and may begin with padding."""
 
@@ -97,7 +98,7 @@ def passes_of(backend: Backend) -> Passes:
     if folder.mask_token is None:
         raise BadInputError(
             f"{folder.model_id} has no mask token, so it cannot fill in a block: train one with "
-            f"`gemma-bench train sbd --model {folder.size.name}`"
+            f"`gemma-bench train sbd --model {folder.path} --data FOLDER --output RUN` and decode with RUN/model"
         )
     if backend.name == "mlx":
         from gemma_bench.methods.set_block_mlx import MlxPasses

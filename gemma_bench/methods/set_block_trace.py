@@ -51,7 +51,7 @@ def _answer(row: int, length: int, seen: list[Pass]) -> Answer:
 
 
 def stream_tokens(passes: Iterable[Pass], row: int = 0) -> Iterator[int]:
-    """Yield a row's tokens as soon as they are final: fixed, like all before them."""
+    """Yield a row's tokens as soon as they are final: fixed, like all before them; behind the last no pass is run."""
     fixed: dict[int, int] = {}
     position = 0
     for one in passes:
@@ -59,3 +59,5 @@ def stream_tokens(passes: Iterable[Pass], row: int = 0) -> Iterator[int]:
         while position in fixed and position < one.lengths[row]:
             yield fixed[position]
             position += 1
+        if position == one.lengths[row]:
+            return

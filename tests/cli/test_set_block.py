@@ -49,6 +49,19 @@ def test_several_prompts_are_one_batch(masked: Path) -> None:
     assert "24 tokens in" in shown.output
 
 
+def test_the_time_of_a_batch_is_that_of_each_of_its_rows(masked: Path) -> None:
+    both = json.loads(generated(masked, "-m", "40", "--block-size", "4", "--json", "-p", "a longer prompt"))
+    assert both[0]["duration_s"] == both[1]["duration_s"] > 1e-3
+
+
+@pytest.mark.parametrize("sampler", ["entropy", "left", "factor", "fixed"])
+def test_each_sampler_has_an_amount_of_its_own(masked: Path, sampler: str) -> None:
+    found = json.loads(generated(masked, "-m", "6", "--block-size", "3", "--sampler", sampler, "--json"))
+    assert found["tokens_count"] == 6
+    if sampler == "fixed":
+        assert found["passes_count"] == 6
+
+
 def test_the_pattern_shows_each_word_from_its_pass_on() -> None:
     lines = [line.plain for line in pattern_lines(["a", "bc", "d"], [2, 1, 3])]
     assert lines == ["   1 ░bc░", "   2 abc░", "   3 abcd"]
@@ -63,6 +76,12 @@ def test_the_pattern_shows_each_word_from_its_pass_on() -> None:
         (("--decoder", "fast"), "unknown decoder 'fast', expected one of ar, sbd"),
         (("--sampler", "fixed", "--gamma", "inf"), "count must be a whole number of tokens, got inf"),
         (("--sampler", "fixed", "--gamma", "nan"), "count must be a whole number of tokens, got nan"),
+        (
+            ("--decoder", "ar", "--block-size", "0"),
+            "--block-size is an option of set block decoding: add --decoder sbd",
+        ),
+        (("--decoder", "ar", "--sampler", "zzz"), "--sampler is an option of set block decoding: add --decoder sbd"),
+        (("--decoder", "ar", "--gamma", "-1"), "--gamma is an option of set block decoding: add --decoder sbd"),
         (("--decoder", "ar", "--trace"), "--trace draws the passes of set block decoding: add --decoder sbd"),
     ],
 )

@@ -134,6 +134,15 @@ def test_a_batch_writes_what_each_prompt_writes_alone(masked: Backend, sampler: 
     assert len({len(one.tokens) for one in together}) > 1, "control: rows end at different times"
 
 
+@pytest.mark.parametrize("method", [SetBlock(5, FixedCount(2)), SetBlock(1)])
+def test_a_seeded_answer_does_not_depend_on_the_other_prompts(masked: Backend, method: SetBlock) -> None:
+    passes, choice = passes_of(masked), Sampled(temperature=2.0, seed=3)
+    prompts = [PROMPT, OTHER, [2, 44]]
+    alone = tuple(answer(passes, prompt, 20, method=method, choice=choice) for prompt in prompts)
+    assert answers(decode(passes, prompts, 20, method, choice)) == alone
+    assert len({one.tokens for one in alone}) == 3, "control: prompts matter"
+
+
 @pytest.mark.parametrize("library", [0, 1])
 def test_rows_that_need_nothing_are_not_read(
     tiny_pair: list[Passes], library: int, monkeypatch: pytest.MonkeyPatch
@@ -217,6 +226,14 @@ def test_the_context_is_filled_to_its_last_place(masked: Backend) -> None:
     assert len(answer(passes_of(masked), prompt, 100, method=SetBlock(4)).tokens) == 7
 
 
+@pytest.mark.parametrize("length", [505, 511, 512])
+def test_blocks_of_one_token_fill_the_context_as_autoregression_does(masked: Backend, length: int) -> None:
+    prompt = [7] * length
+    wanted = tuple(generate(masked, prompt, 100))
+    assert answer(passes_of(masked), prompt, 100, method=SetBlock(1)).tokens == wanted
+    assert len(wanted) == 513 - length, "the token behind the last place that is read is there too"
+
+
 def test_tokens_stream_as_soon_as_they_are_final(masked: Backend) -> None:
     passes, method = passes_of(masked), SetBlock(6, FixedCount(2))
     wanted = answer(passes, PROMPT, method=method, stop_tokens={5})
@@ -231,6 +248,21 @@ def test_tokens_stream_as_soon_as_they_are_final(masked: Backend) -> None:
     assert tuple(token for token, _ in came) == wanted.tokens
     latest = np.maximum.accumulate(wanted.fixed_in_pass).tolist()
     assert [number for _, number in came] == latest, "each comes with the pass that fixed it and all before it"
+
+
+def test_no_pass_is_asked_for_behind_a_rows_end(masked: Backend) -> None:
+    passes, method = passes_of(masked), SetBlock(6, FixedCount(2))
+    stop = answer(passes, PROMPT, method=method).tokens[3]
+    pulled: list[object] = []
+
+    def watched() -> Any:
+        for one in decode(passes, [PROMPT, OTHER], 30, method, stop_tokens={stop}):
+            pulled.append(one)
+            yield one
+
+    own = answer(passes, PROMPT, method=method, stop_tokens={stop})
+    assert tuple(stream_tokens(watched())) == own.tokens
+    assert len(pulled) == own.passes_count < 15, "control: the other row takes 15"
 
 
 def test_a_seed_repeats_and_another_differs(masked: Backend) -> None:
@@ -292,6 +324,8 @@ BAD_REQUESTS: list[tuple[Callable[[Passes], object], str]] = [
     (lambda passes: decode(passes, [], 5), "prompts must have at least 1 token each, got an empty one"),
     (lambda passes: decode(passes, [PROMPT, []], 5), "prompts must have at least 1 token each, got an empty one"),
     (lambda passes: decode(passes, [[7] * 512], 5), "prompt has 512 tokens, the model's context of 512 leaves no room"),
+    (lambda passes: decode(passes, [[7] * 513], 5, SetBlock(1)), "prompt has 513 tokens, the model's context of 512"),
+    (lambda passes: decode(passes, [PROMPT, [2, MASK]], 5), "prompt contains token 3, which stands for hidden tokens"),
     (lambda passes: decode(passes, [PROMPT], 0), "max tokens must be at least 1, got 0"),
     (lambda passes: decode(passes, [[2, 262]], 5), "token ids must be between 0 and 261, got 262"),
     (lambda passes: decode(passes, [[2, -1]], 5), "token ids must be between 0 and 261, got -1"),
@@ -308,7 +342,10 @@ def test_bad_requests_are_refused_at_once(masked: Backend, ask: Callable[[Passes
 
 def test_foreign_caches_are_refused(tiny_pair: list[Passes]) -> None:
     ours, theirs = tiny_pair
-    cache: Any = theirs.new_cache(np.zeros(1, dtype=int), 20)
+    cache: Any = DynamicCache()
+    with pytest.raises(BadInputError, match="cache must be one that the passes' `new_cache` made, got DynamicCache"):
+        decode(ours, [PROMPT], 5, cache=cache)
+    cache = theirs.new_cache(np.zeros(1, dtype=int), 20)
     with pytest.raises(BadInputError, match="the cache holds keys and values of another model"):
         decode(ours, [PROMPT], 5, cache=cache)
     cache = ours.new_cache(np.zeros(2, dtype=int), 20)
@@ -323,8 +360,11 @@ def test_foreign_caches_are_refused(tiny_pair: list[Passes]) -> None:
 
 
 def test_models_that_cannot_fill_in_a_block_are_refused(backend: Backend, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match=r"tiny-float32 has no mask token.*gemma-bench train sbd"):
+    with pytest.raises(BadInputError, match=r"tiny-float32 has no mask token") as refused:
         passes_of(backend)
+    assert f"train sbd --model {backend.folder.path} --data FOLDER --output RUN` and decode with RUN/model" in str(
+        refused.value
+    )
     from gemma_bench.models.convert_mlx import convert
 
     quantised = convert(random_folder(tmp_path / "masked", mask_token=MASK), 4, 64, tmp_path / "4bit")
