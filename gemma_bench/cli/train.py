@@ -49,10 +49,10 @@ def fuse(
             raise BadInputError(
                 f"a model to fuse into must have whole weights, {source.path.name} has {source.bits} bits"
             )
-        check_base(adapter_path, Base(model=source.model_id, sha256=source.sha256))
+        mask_token = check_base(adapter_path, Base(model=source.model_id, sha256=source.sha256))
         backend: Any = load(source, "torch", "cpu", "float32", progress)
         adapted = load_adapter(backend.model, adapter_path)
-        folder = fuse_into(adapted, backend.folder, output_path, dtype=dtype, progress=progress)
+        folder = fuse_into(adapted, backend.folder, output_path, dtype=dtype, mask_token=mask_token, progress=progress)
     output.print(f"{folder.path}: {folder.precision}", highlight=False, soft_wrap=True)
 
 

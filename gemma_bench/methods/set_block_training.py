@@ -6,7 +6,6 @@ Legend: position counts the tokens of a sequence; the forward reads them twice, 
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -63,7 +62,6 @@ def draw_noise(
     return Noise(is_masked, block_tokens)
 
 
-@lru_cache(maxsize=64)
 def attention_masks(
     length: int, block_tokens: int, window: int, device: torch.device
 ) -> dict[str, Bool[Tensor, "1 1 query key"]]:

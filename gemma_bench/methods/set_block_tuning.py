@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.methods.set_block_training import LARGEST_BLOCK, SMALLEST_BLOCK, Noise, draw_noise, set_block_loss
 from gemma_bench.training.data import IGNORED
-from gemma_bench.training.method import Full, Lora, Method, Options, Prepared
+from gemma_bench.training.method import Full, Lora, Options, Prepared
 from gemma_bench.training.objective import Batch, NextToken
 from gemma_bench.training.settings import Settings
 
@@ -42,7 +42,7 @@ class SetBlockTuning(Options):
     def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
         """Make a model ready as full-rank training or LoRA does, with another objective.
 
-        Adapters leave the mask token's embedding as it was released, a row like any other that no text has used.
+        Beside adapters the mask token's own row of the embedding is trained, which no text has used.
         """
         if self.smallest_block > self.largest_block:
             raise BadInputError(
@@ -51,8 +51,11 @@ class SetBlockTuning(Options):
         rows: int = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         if self.mask_token >= rows:
             raise BadInputError(f"mask token must be between 0 and {rows - 1}, got {self.mask_token}")
-        plain: Method = Full() if self.rank is None else Lora(rank=self.rank, alpha=self.alpha)
-        return replace(plain.prepare(model, settings), objective=BlockObjective(self), mask_token=self.mask_token)
+        if self.rank is None:
+            plain = Full().prepare(model, settings)
+        else:
+            plain = Lora(rank=self.rank, alpha=self.alpha).prepare(model, settings, self.mask_token)
+        return replace(plain, objective=BlockObjective(self), mask_token=self.mask_token)
 
 
 class BlockObjective(NextToken):

@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from gemma_bench.core.errors import DamagedFileError
+from gemma_bench.core.errors import BadInputError, DamagedFileError
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 """The tiny vocabulary's first ids; byte b follows as id 6 + b. Ids 0 to 3 are those of the released models."""
@@ -63,6 +63,15 @@ def stop_tokens(tokenizer: Any) -> frozenset[int]:
     """Return the ids that end an answer: `<eos>` of the base models, `<end_of_turn>` of the chat models."""
     turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")
     return frozenset(token for token in (tokenizer.eos_token_id, turn) if token not in (None, tokenizer.unk_token_id))
+
+
+def check_mask_token(tokenizer: Any, token: int) -> None:
+    """Refuse that a token which begins, ends or fills up texts stands for hidden ones."""
+    taken = stop_tokens(tokenizer) | {tokenizer.bos_token_id, tokenizer.pad_token_id}
+    if token in taken:
+        raise BadInputError(
+            f"mask token must be one that no text needs, got {token}, which is {tokenizer.convert_ids_to_tokens(token)}"
+        )
 
 
 def prompt_tokens(tokenizer: Any, text: str, *, chat: bool = False) -> list[int]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor, nn
@@ -42,11 +43,13 @@ def attach(
     dropout: float = 0.0,
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    token: int | None = None,
 ) -> PeftModel:
     """Put adapters beside a model's matrices and freeze the rest; alpha (2·rank by default) over rank is the scale.
 
-    Factors are float32 beside 16-bit weights unless `dtype` says otherwise. Works on the meta device too. Raises
-    `BadInputError` for an unknown target, for one that is tied to another matrix, and for a rank that no target has.
+    With a `token` its row of the embedding is trained too, and of a head that is tied to it. Factors are float32
+    beside 16-bit weights unless `dtype` says otherwise. Works on the meta device too. Raises `BadInputError` for an
+    unknown target, for one that is tied to another matrix, and for a rank that no target has.
     """
     _check_targets(model, targets)
     smallest = min(min(linear.weight.shape) for _, linear in _linears(model, targets))
@@ -54,7 +57,12 @@ def attach(
         raise BadInputError(f"rank must be between 1 and {smallest}, got {rank}")
     scale: Any = 2 * rank if alpha is None else alpha
     config = LoraConfig(
-        r=rank, lora_alpha=scale, target_modules=list(targets), lora_dropout=dropout, task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=scale,
+        target_modules=list(targets),
+        lora_dropout=dropout,
+        trainable_token_indices=None if token is None else [token],
+        task_type="CAUSAL_LM",
     )
     plain: Any = model
     on_meta = next(model.parameters()).device.type == "meta"
@@ -112,6 +120,16 @@ def layers(model: nn.Module) -> dict[str, LoraLayer]:
     return {name.removeprefix(_PEFT_PREFIX): part for name, part in found}
 
 
+def token_rows(model: nn.Module) -> dict[str, TrainableTokensLayer]:
+    """Return what trains a token's row, by the name of its embedding in the plain model; a tied head shares the row."""
+    found = ((name, part) for name, part in model.named_modules() if isinstance(part, TrainableTokensLayer))
+    return {
+        name.removeprefix(_PEFT_PREFIX).removesuffix(".token_adapter"): part
+        for name, part in found
+        if part.tied_adapter is None
+    }
+
+
 def adapter_parameters(layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter]:
     """Return a layer's trainable factors B [out, rank] and A [rank, in]."""
     b, a = cast(nn.Linear, layer.lora_B[ADAPTER]), cast(nn.Linear, layer.lora_A[ADAPTER])
@@ -159,6 +177,7 @@ class Base(BaseModel):
 
     model: str
     sha256: str
+    mask_token: int | None = None
 
 
 def save(model: PeftModel, folder: Path, base: Base | None = None) -> None:
@@ -174,11 +193,14 @@ def save(model: PeftModel, folder: Path, base: Base | None = None) -> None:
             (partial / _BASE).write_text(base.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def check_base(folder: Path, base: Base) -> None:
-    """Refuse a model other than the one that an adapter was trained beside, where its folder says which that was."""
+def check_base(folder: Path, base: Base) -> int | None:
+    """Refuse a model other than the one that an adapter was trained beside, where its folder says which that was.
+
+    Returns the token that stands for hidden ones, where the adapter was trained with one.
+    """
     path = folder / _BASE
     if not path.exists():
-        return
+        return None
     try:
         there = Base.model_validate_json(read_text(path, "file"))
     except ValidationError as error:
@@ -188,6 +210,7 @@ def check_base(folder: Path, base: Base) -> None:
             f"adapter {folder} was trained beside {there.model}, weights {there.sha256[:12]}, "
             f"got {base.model}, weights {base.sha256[:12]}"
         )
+    return there.mask_token
 
 
 def load(model: nn.Module, folder: Path) -> PeftModel:

@@ -10,7 +10,7 @@ from gemma_bench.core.files import Progress, silent
 from gemma_bench.models.folder import ModelFolder
 from gemma_bench.models.saving import save_folder
 from gemma_bench.models.tokenizer import load_tokenizer
-from gemma_bench.training.adapters import factors, layers
+from gemma_bench.training.adapters import ADAPTER, factors, layers, token_rows
 from gemma_bench.training.split_weights import master
 
 
@@ -28,10 +28,13 @@ def fuse(
     The folder declares `mask_token`, or that of its source, as the one that stands for hidden tokens.
     """
     plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    found, named = layers(plain), dict(plain.named_parameters())
+    found, rows, named = layers(plain), token_rows(plain), dict(plain.named_parameters())
 
     def read(name: str) -> Tensor:
-        layer = found.get(name.removesuffix(".weight"))
+        owner = name.removesuffix(".weight")
+        if owner in rows:
+            return rows[owner].get_merged_weights([ADAPTER]).detach().cpu()
+        layer = found.get(owner)
         if layer is None:
             tensor: Tensor = named[name]
             return tensor.detach().cpu()

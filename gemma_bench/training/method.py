@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from gemma_bench.training.adapters import PROJECTIONS, adapter_parameters, attach, layers
+from gemma_bench.training.adapters import ADAPTER, PROJECTIONS, adapter_parameters, attach, layers, token_rows
 from gemma_bench.training.change import CumulativeChange
 from gemma_bench.training.objective import Objective
 from gemma_bench.training.schedule import Schedule, cosine
@@ -185,22 +185,22 @@ class Lora(Options):
         """Always."""
         return True
 
-    def attach(self, model: nn.Module, settings: Settings) -> nn.Module:
-        """Put the adapters beside the model's matrices."""
-        return attach(
-            model, self.rank, alpha=self.alpha, targets=self.targets, dropout=self.dropout, seed=settings.seed
-        )
+    def attach(self, model: nn.Module, settings: Settings, token: int | None = None) -> nn.Module:
+        """Put the adapters beside the model's matrices, and beside its embedding the row of a token."""
+        more: dict[str, Any] = {"targets": self.targets, "dropout": self.dropout, "seed": settings.seed, "token": token}
+        return attach(model, self.rank, alpha=self.alpha, **more)
 
-    def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
-        """Attach adapters, which alone are trained."""
-        adapted = self.attach(model, settings)
+    def prepare(self, model: nn.Module, settings: Settings, token: int | None = None) -> Prepared:
+        """Attach adapters, which alone are trained, and the row of a token if one is named."""
+        adapted = self.attach(model, settings, token)
         groups = [Group(all_adapter_parameters(adapted), cosine(settings))]
         return Prepared(adapted, groups, change=CumulativeChange())
 
 
 def all_adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return every B and A of a model."""
-    return [parameter for layer in layers(model).values() for parameter in adapter_parameters(layer)]
+    """Return every B and A of a model, and every row of its embedding that is trained."""
+    rows = [layer.trainable_tokens_delta[ADAPTER] for layer in token_rows(model).values()]
+    return [parameter for layer in layers(model).values() for parameter in adapter_parameters(layer)] + rows
 
 
 def trainable(parameters: Iterable[nn.Parameter]) -> Iterable[nn.Parameter]:

@@ -59,6 +59,6 @@ class NextToken:
 
 def summed_nats(head: nn.Module, hidden: Float[Tensor, "row hidden"], labels: Int[Tensor, " row"]) -> Float[Tensor, ""]:
     """Return the sum of the rows' losses, in pieces where all logits at once would fill the memory."""
-    if len(labels) * cast(Any, head).out_features > _MOST_LOGITS:
+    if len(labels) * len(cast(Any, head).weight) > _MOST_LOGITS:
         return summed_cross_entropy(head, hidden, labels)
     return cross_entropy(head(hidden).float(), labels, reduction="sum")

@@ -16,7 +16,7 @@ from gemma_bench.core.records import Record, anything
 from gemma_bench.models.backend import Backend, subject
 from gemma_bench.models.folder import ModelFolder
 from gemma_bench.models.loading import load
-from gemma_bench.models.tokenizer import load_tokenizer
+from gemma_bench.models.tokenizer import check_mask_token, load_tokenizer
 from gemma_bench.models.torch_backend import checked_device
 from gemma_bench.models.weights import locate
 from gemma_bench.training import adapters, checkpoint
@@ -107,6 +107,8 @@ def train(
     prepared = method.prepare(cast(Any, backend).model, settings)
     if prepared.change and not watch:
         prepared.change.keep_only(())
+    if prepared.mask_token is not None:
+        check_mask_token(backend.tokenizer, prepared.mask_token)
     log, bar = Log(paths.output), Bar(progress)
     watching = [watch.begin(prepared, backend.folder, to_both(log, bar))] if watch else []
     callbacks = [log, *watching, bar, *([stop] if stop else [])]
@@ -206,11 +208,11 @@ def _kept(prepared: Prepared) -> dict[str, bool]:
 
 def _write(paths: Paths, trainer: Trainer, backend: Backend, progress: Progress) -> None:
     is_adapter = bool(adapters.layers(trainer.model)) and not trainer.prepared.changes_frozen_weights
-    if is_adapter:
-        base = adapters.Base(model=backend.folder.model_id, sha256=backend.folder.sha256)
-        adapters.save(trainer.model, paths.output / "adapter", base)
     mask_token = trainer.prepared.mask_token
-    if paths.fuse or not is_adapter or mask_token is not None:  # an adapter folder cannot say what was masked
+    if is_adapter:
+        base = adapters.Base(model=backend.folder.model_id, sha256=backend.folder.sha256, mask_token=mask_token)
+        adapters.save(trainer.model, paths.output / "adapter", base)
+    if paths.fuse or not is_adapter or mask_token is not None:  # PEFT's own files cannot say what was masked
         model = paths.output / "model"
         fuse(trainer.model, backend.folder, model, dtype=paths.dtype, mask_token=mask_token, progress=progress)
 

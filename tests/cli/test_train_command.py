@@ -49,9 +49,9 @@ def start(tiny, data, tmp_path):
     return options
 
 
-def logits(folder, library):
+def logits(folder, library, tokens=(2, 70, 80, 90, 100)):
     backend = load(str(folder), library, "cpu", "float32")
-    return backend.numpy(backend.logits([[2, 70, 80, 90, 100]]))
+    return backend.numpy(backend.logits([list(tokens)]))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -148,7 +148,7 @@ def test_an_adapter_that_learnt_nothing_fuses_to_the_model_itself(gemma_bench, t
     assert np.array_equal(logits(tmp_path / "fused", "torch"), logits(tiny.path, "torch"))
 
 
-@pytest.mark.parametrize("method", ["relora", "rank1", "sbd"])
+@pytest.mark.parametrize("method", ["relora", "rank1", "sbd", "sbd of adapters"])
 def test_a_killed_run_resumes_without_a_trace(gemma_bench, start, started, tmp_path, method):
     """Kill -9 once there is a checkpoint; log and weights end as those of a run that nobody touched."""
     assert gemma_bench(*start(method, "whole", "--rank-every", 3)).code == 0
@@ -373,9 +373,44 @@ def test_a_model_trained_in_blocks_decodes_in_blocks(gemma_bench, start, tmp_pat
     assert done.code == 0, done.err
 
 
+def test_adapters_of_blocks_train_the_masks_row_and_say_so_when_fused(gemma_bench, start, tiny, tmp_path):
+    assert gemma_bench(*start("sbd of adapters")).code == 0
+    adapter, fused = tmp_path / "run" / "adapter", tmp_path / "fused"
+    done = gemma_bench("fuse", "--model", tiny.path, "--adapter-path", adapter, "-o", fused)
+    assert done.code == 0, done.err
+    rows = {
+        path: load(path, "torch", "cpu", "float32").model.get_input_embeddings().weight.detach()
+        for path in (tiny.path, tmp_path / "run" / "model", fused)
+    }
+    moved = (rows[fused] - rows[tiny.path]).abs().amax(dim=1)
+    assert moved[3] > 1e-3
+    assert moved.count_nonzero() == 1, "the row of the mask token alone"
+    assert torch.equal(rows[fused], rows[tmp_path / "run" / "model"])
+    options = ["--decoder", "sbd", "--block-size", 4, "-p", "add one", "--max-tokens", 8]
+    written = [gemma_bench("generate", path, *options) for path in (fused, tmp_path / "run" / "model")]
+    assert [one.code for one in written] == [0, 0], written[0].err
+    assert written[0].out == written[1].out
+
+
+def test_a_fused_model_computes_as_with_its_adapters_and_row(gemma_bench, start, tiny, tmp_path):
+    from gemma_bench.training.adapters import load as load_adapter
+
+    assert gemma_bench(*start("sbd of adapters")).code == 0
+    adapted = load_adapter(load(tiny, "torch", "cpu", "float32").model, tmp_path / "run" / "adapter").eval()
+    with torch.no_grad():
+        expected = adapted(input_ids=torch.tensor([[2, 70, 3, 3, 100]])).logits.numpy()
+    for library, allowed in (("torch", 1e-4), ("mlx", 1e-3)):
+        found = logits(tmp_path / "run" / "model", library, (2, 70, 3, 3, 100))
+        assert np.abs(found - expected).max() < allowed
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
+        (["--mask-token", "0"], "mask token must be one that no text needs, got 0, which is <pad>"),
+        (["--mask-token", "1"], "mask token must be one that no text needs, got 1, which is <eos>"),
+        (["--mask-token", "2"], "mask token must be one that no text needs, got 2, which is <bos>"),
+        (["--mask-token", "5"], "mask token must be one that no text needs, got 5, which is <end_of_turn>"),
         (["--mask-token", "4"], "token 4 stands for hidden ones, but a row of the data contains it"),
         (["--mask-token", "262"], "mask token must be between 0 and 261, got 262"),
         (["--smallest-block", "17"], "smallest block must be at most the largest, 16, got 17"),

@@ -1,6 +1,7 @@
 """The objective: one forward of both halves is exactly what separate ones say, and its loss is the equation's."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -220,3 +221,9 @@ def test_a_row_s_loss_does_not_know_where_its_answer_ends(model, tokens, block_t
         assert torch.equal(whole[1, :20], tokens[1, :20])
         losses.append(set_block_loss(model, whole, noise, MASK, is_counted=is_counted).total.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_no_mask_is_kept_behind_its_pass() -> None:
+    """At 512 tokens each is two million bytes, at 8,192 half a billion, and training has fifteen sizes of blocks."""
+    kept = weakref.ref(attention_masks(8, 3, 4, torch.device("cpu"))["full_attention"])
+    assert kept() is None
