@@ -182,7 +182,10 @@ def test_real_gemma(judge, recorded, saving):
     from gemma_bench.experiments.set_block_gemma import VERSION, SetBlockGemmaRecord
 
     found = recorded(
-        "set_block_gemma", SetBlockGemmaRecord, version=VERSION, where=lambda record: record.scale in ("study", "full")
+        "set_block_gemma",
+        SetBlockGemmaRecord,
+        version=VERSION,
+        where=lambda record: record.scale != "fixture" and record.start_steps_count is None,
     )
     measured, ways = saving(found, "fewer_right")
     reason = f"{found.scale}, {found.set_block_count_tokens:,} tokens of training, {found.vocabulary_count:,} in the vocabulary; {ways}"

@@ -1,24 +1,22 @@
-"""The question: does set block decoding save passes at equal quality, with the real Gemma 3 270M on Python sources."""
+"""The question: does set block decoding save passes at equal quality, with Gemma 3 270M on Python sources.
 
-from collections.abc import Iterator, Sequence
+The weights are the released ones, or on a machine without them a model of that shape, initialised and trained here.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
-
 from gemma_bench.core.files import Progress, silent
-from gemma_bench.core.intervals import ratio_interval
 from gemma_bench.core.kept import kept
 from gemma_bench.core.records import columns
 from gemma_bench.experiments.set_block_completions import Completions, grade
 from gemma_bench.experiments.set_block_record import DecodingRecord
-from gemma_bench.experiments.set_block_tuning import NEXT_TOKEN, SET_BLOCK, Tuning, masked_nats, tune_both
+from gemma_bench.experiments.set_block_start import Start, first_model, start
+from gemma_bench.experiments.set_block_tuning import NEXT_TOKEN, SET_BLOCK, losses_over_control, tune_both
 from gemma_bench.experiments.set_block_writing import Setting
-from gemma_bench.measure.writing import answer_nats
 from gemma_bench.models.backend import subject
-from gemma_bench.models.loading import load
 from gemma_bench.training.corpus import python_documents, rows_after, spread
 from gemma_bench.training.short_run import ShortRun
 from gemma_bench.training.text_vocabulary import TextVocabulary
@@ -30,7 +28,7 @@ MINUTES = {"fixture": 1, "study": 15, "long": 240, "full": 9}
 BASE = "base"
 
 
-class Config(Tuning):
+class Config(Start):
     """The model, its text, how it is trained and how it then decodes.
 
     Training with the block objective ends at its steps or its seconds; the control gets as many tokens. Settings are
@@ -38,8 +36,6 @@ class Config(Tuning):
     the base too, keeps the rows of embedding and head whose tokens occur in the text, and no others.
     """
 
-    model: str = "270m"
-    dtype: str | None = None
     text_vocabulary: bool = False
     text_bytes: int = 20_000_000
     held_out_rows: int = 64
@@ -96,11 +92,13 @@ faster in float32.
 """
 
 FULL = Config(
+    start_steps=2000,
+    start_budget_s=120,
     length_tokens=512,
     batch_size=8,
     accumulation=2,
     steps=2000,
-    budget_s=190,
+    budget_s=120,
     learning_rate=2e-4,
     warmup_steps=50,
     settings=(
@@ -112,7 +110,10 @@ FULL = Config(
     ),
     total_budget_s=490,
 )
-"""Nine minutes on one GPU: all weights, bfloat16 products over float32 masters."""
+"""Nine minutes on one GPU without a network: a model of bytes is initialised, trained on next tokens, then both ways.
+
+All weights, bfloat16 products over float32 masters.
+"""
 
 LONG = Config(
     dtype="float32",
@@ -137,7 +138,7 @@ class SetBlockGemmaRecord(DecodingRecord):
 
     Losses are held-out nats per token, `masked` those of hidden tokens at the noise of training; what the columns of
     rows mean is said in `measure.block_quality` and `Completions`. `samples` are the tokens per pass. `total_s` are
-    the seconds of trainings and rows.
+    the seconds of trainings and rows. What `start` did is there for a model that was initialised here.
     """
 
     lora_rank: int | None
@@ -151,6 +152,10 @@ class SetBlockGemmaRecord(DecodingRecord):
     control_count_tokens: int
     control_s: float
     control_losses_nats: tuple[float, ...]
+    start_steps_count: int | None = None
+    start_count_tokens: int | None = None
+    start_s: float | None = None
+    start_losses_nats: tuple[float, ...] = ()
     total_s: float
     is_complete: bool
     loss_masked_nats: tuple[float, ...]
@@ -180,14 +185,17 @@ def run(
     """
     for setting in config.settings:
         _ = setting.method  # refuses one without a meaning before anything is trained
-    backend: Any = load(config.model, "torch", device, config.dtype, progress=progress)
+    backend = first_model(config, device, progress)
     text, bos = python_documents(backend.tokenizer, config.text_bytes, config.seed), backend.tokenizer.bos_token_id
     vocabulary = TextVocabulary.of(text) if config.text_vocabulary else TextVocabulary.whole(backend.size.vocab_size)
     vocabulary.cut(backend.model)
     text = vocabulary.renamed(text)
+    begun = start(backend, text, config, progress, state)
     tuned, runs = tune_both(backend, text, config, progress, state)
-    models, trained_s = {BASE: backend.model, **tuned}, sum(done.duration_s for done in runs.values())
-    losses = kept(state, "losses", partial(_losses, models, text.held_out, config, bos))
+    models = {BASE: backend.model, **tuned}
+    trained_s = sum(done.duration_s for done in (*begun.values(), *runs.values()))
+    rows = spread(rows_after(text.held_out, config.length_tokens, bos), config.held_out_rows)
+    losses = kept(state, "losses", partial(losses_over_control, models, rows, config))
     pieces = spread(rows_after(text.held_out, config.prompt_tokens + config.new_tokens, bos), config.prompts).tolist()
     decode = partial(vocabulary.decode, backend.tokenizer)
     completions = Completions.of_rows(pieces, config.prompt_tokens, decode, backend.model, config.mask_token)
@@ -205,8 +213,7 @@ def run(
         lora_rank=config.lora_rank,
         vocabulary_count=len(vocabulary.ids),
         text_count_tokens=len(text.train),
-        **_run_fields("set_block", runs[SET_BLOCK], config),
-        **_run_fields("control", runs[NEXT_TOKEN], config),
+        **_run_fields({**begun, "set_block": runs[SET_BLOCK], "control": runs[NEXT_TOKEN]}, config),
         total_s=trained_s + sum(row["s"] for row in graded.rows),
         is_complete=is_complete,
         prompts_count=config.prompts,
@@ -222,25 +229,11 @@ def _ways(settings: Sequence[Setting]) -> list[tuple[str, Setting | None]]:
     return [*own, (NEXT_TOKEN, None), (BASE, None), (BASE, settings[0])]
 
 
-def _run_fields(name: str, done: ShortRun, config: Config) -> dict[str, Any]:
-    return {
-        f"{name}_steps_count": done.steps_count,
-        f"{name}_count_tokens": done.steps_count * config.step_tokens,
-        f"{name}_s": done.duration_s,
-        f"{name}_losses_nats": done.losses_nats,
-    }
-
-
-def _losses(models: dict[str, Any], text: Int[Tensor, " token"], config: Config, bos: int) -> list[dict[str, Any]]:
-    """Return held-out losses per token, and how far each model's is above the control's over the same rows."""
-    rows = spread(rows_after(text, config.length_tokens, bos), config.held_out_rows)
-    first, rest = rows[:, :1].tolist(), rows[:, 1:].tolist()
-    counts = [len(row) for row in rest]
-    nats = {name: answer_nats(model, first, rest, batch_rows=16) for name, model in models.items()}
-    losses = []
-    for name, own in nats.items():
-        gap = ratio_interval([one - other for one, other in zip(own, nats[NEXT_TOKEN], strict=True)], counts)
-        over = gap.named("over_control", "nats")
-        masked = masked_nats(models[name], rows, config)
-        losses.append({"model": name, "nats": sum(own) / sum(counts), **over, "masked_nats": masked})
-    return losses
+def _run_fields(runs: Mapping[str, ShortRun], config: Config) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, done in runs.items():
+        fields[f"{name}_steps_count"] = done.steps_count
+        fields[f"{name}_count_tokens"] = done.steps_count * config.step_tokens
+        fields[f"{name}_s"] = done.duration_s
+        fields[f"{name}_losses_nats"] = done.losses_nats
+    return fields

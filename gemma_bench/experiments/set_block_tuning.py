@@ -1,7 +1,7 @@
 """Training the real model for set block decoding, and its control on next tokens alone, over the same rows."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from gemma_bench.core.files import Progress
+from gemma_bench.core.intervals import ratio_interval
+from gemma_bench.measure.writing import answer_nats
 from gemma_bench.methods.set_block_training import draw_noise, set_block_loss
 from gemma_bench.training.adapters import PROJECTIONS
 from gemma_bench.training.corpus import Corpus, rows_after
@@ -132,6 +134,22 @@ def evaluation_copy(tuned: Any, backend: Any) -> Any:
         weight.data = weight.data.to(dtype)
         weight.grad = None
     return plain.eval()
+
+
+def losses_over_control(
+    models: Mapping[str, Any], rows: Int[Tensor, "row position"], tuning: Tuning
+) -> list[dict[str, Any]]:
+    """Return held-out losses per token, and how far each model's is above the control's over the same rows."""
+    first, rest = rows[:, :1].tolist(), rows[:, 1:].tolist()
+    counts = [len(row) for row in rest]
+    nats = {name: answer_nats(model, first, rest, batch_rows=16) for name, model in models.items()}
+    losses = []
+    for name, own in nats.items():
+        gap = ratio_interval([one - other for one, other in zip(own, nats[NEXT_TOKEN], strict=True)], counts)
+        over = gap.named("over_control", "nats")
+        masked = masked_nats(models[name], rows, tuning)
+        losses.append({"model": name, "nats": sum(own) / sum(counts), **over, "masked_nats": masked})
+    return losses
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.methods.set_block_training import LARGEST_BLOCK, SMALLEST_BLOCK, Noise, draw_noise, set_block_loss
 from gemma_bench.training.data import IGNORED
-from gemma_bench.training.method import Full, Lora, Options, Prepared
+from gemma_bench.training.method import Full, Lora, Options, Prepared, beside_frozen_weights
 from gemma_bench.training.objective import Batch, NextToken
 from gemma_bench.training.settings import Settings
 
@@ -54,7 +54,8 @@ class SetBlockTuning(Options):
         if self.rank is None:
             plain = Full().prepare(model, settings)
         else:
-            plain = Lora(rank=self.rank, alpha=self.alpha).prepare(model, settings, self.mask_token)
+            adapted = Lora(rank=self.rank, alpha=self.alpha).attach(model, settings, self.mask_token)
+            plain = beside_frozen_weights(adapted, settings)
         return replace(plain, objective=BlockObjective(self), mask_token=self.mask_token)
 
 

@@ -190,11 +190,14 @@ class Lora(Options):
         more: dict[str, Any] = {"targets": self.targets, "dropout": self.dropout, "seed": settings.seed, "token": token}
         return attach(model, self.rank, alpha=self.alpha, **more)
 
-    def prepare(self, model: nn.Module, settings: Settings, token: int | None = None) -> Prepared:
-        """Attach adapters, which alone are trained, and the row of a token if one is named."""
-        adapted = self.attach(model, settings, token)
-        groups = [Group(all_adapter_parameters(adapted), cosine(settings))]
-        return Prepared(adapted, groups, change=CumulativeChange())
+    def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
+        """Attach adapters, which alone are trained."""
+        return beside_frozen_weights(self.attach(model, settings), settings)
+
+
+def beside_frozen_weights(adapted: nn.Module, settings: Settings) -> Prepared:
+    """Train what was put beside a model's weights, and nothing else."""
+    return Prepared(adapted, [Group(all_adapter_parameters(adapted), cosine(settings))], change=CumulativeChange())
 
 
 def all_adapter_parameters(model: nn.Module) -> list[nn.Parameter]:

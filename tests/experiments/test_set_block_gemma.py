@@ -4,11 +4,13 @@ import pytest
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.experiments.set_block_gemma import FIXTURE, FULL, LONG, STUDY, run
+from gemma_bench.experiments.set_block_start import size_of_bytes
 from gemma_bench.experiments.set_block_writing import Setting, written_in_blocks
 from gemma_bench.measure.writing import answer_nats, next_token_answers
 from gemma_bench.methods.set_block_decoding import SetBlock, decode
 from gemma_bench.methods.set_block_torch import TorchPasses
 from gemma_bench.methods.set_block_trace import answers
+from gemma_bench.models.catalog import find
 from gemma_bench.models.loading import load
 
 PROMPTS = [[2, 30, 31, 32], [2, 40, 41, 42, 43, 44, 45]]
@@ -36,6 +38,29 @@ def test_both_trainings_see_the_same_number_of_tokens(small, lora_rank):
     assert [record.row_tokens_per_pass[row] for row in (0, 2, 3, 4)] == [1] * 4  # row 2: blocks of one token
     assert [record.row_same_ratio[row] for row in (0, 3, 4)] == [1] * 3
     assert record.is_complete
+
+
+def test_a_model_can_be_initialised_and_trained_here(small, tmp_path, monkeypatch):
+    """Nothing is located or fetched; the start is trained on next tokens before both tunings begin with it."""
+    monkeypatch.setattr("gemma_bench.models.loading.locate", lambda *_: pytest.fail("looked for weights"))
+    own = small.model_copy(update={"model": "tiny", "start_steps": 40, "start_budget_s": 20})
+    (record,) = run(own, state=tmp_path)
+    assert record.model_id == "tiny-bytes-bfloat16"
+    assert (record.start_steps_count, record.start_count_tokens) == (40, 40 * 4 * 64)
+    assert record.start_losses_nats[-1] < record.start_losses_nats[0] - 0.5
+    base, tuned, _ = record.loss_nats
+    assert base < record.start_losses_nats[0] - 0.5
+    assert tuned < record.start_losses_nats[0] - 0.5
+    monkeypatch.setattr("gemma_bench.training.short_run._go_on", lambda *_: pytest.fail("trained again"))
+    (again,) = run(own, state=tmp_path)
+    assert again.loss_nats == record.loss_nats
+
+
+def test_the_full_scale_needs_no_weights():
+    assert FULL.start_steps
+    assert FULL.start_budget_s + 2 * FULL.budget_s < 0.8 * FULL.total_budget_s
+    size, whole = size_of_bytes(FULL.model), find(FULL.model)
+    assert (size.num_hidden_layers, size.sliding_window, size.vocab_size) == (whole.num_hidden_layers, 512, 262)
 
 
 def test_what_there_is_when_time_is_up_is_recorded(small):
