@@ -6,13 +6,14 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define WEIGHTS 4    /* rows of W that share the loads of x; so many rows of x share those of W: */
 #ifdef __AVX512F__
 #define LANES 16
+#define MOST 6       /* twenty-four sums stay in thirty-two registers */
 #else
 #define LANES 8
-#endif
-#define WEIGHTS 4    /* rows of W that share the loads of x, and rows of x that share those of W: */
 #define MOST 3       /* twelve sums stay in sixteen registers */
+#endif
 #define SHARE 64     /* rows of W that a thread takes at a time */
 #define AHEAD 20480  /* bytes: eight rows of arithmetic are too long for the processor to see what comes next */
 #define LINE 32      /* bfloat16 weights that a cache line has */
@@ -37,9 +38,11 @@ INLINE void tile(int is_fetching, int rows, int64_t columns, const float *x, con
                  float *out) {
   lanes sums[MOST][WEIGHTS] = {0};
   for (int64_t c = 0; c < columns; c += LANES)
+#pragma GCC unroll 4
     for (int w = 0; w < WEIGHTS; w++) {
       const lanes weight = loaded(weights + w * columns + c);
       if (is_fetching) __builtin_prefetch((const char *)(weights + w * columns + c) + AHEAD);
+#pragma GCC unroll 6
       for (int r = 0; r < rows; r++) sums[r][w] += weight * loaded(x + r * columns + c);
     }
   for (int r = 0; r < rows; r++)
@@ -49,13 +52,18 @@ INLINE void tile(int is_fetching, int rows, int64_t columns, const float *x, con
 static void all_rows(int is_widened, int64_t rows, int64_t columns, const float *x, const float *weights, int64_t count,
                      float *out) {
   for (int64_t r = 0; r < rows;) {
-    const int64_t left = rows - r, now = left == 1 ? 1 : left == 2 || left == 4 ? 2 : 3;
+    const int64_t left = rows - r, tiles = (left + MOST - 1) / MOST, now = (left + tiles - 1) / tiles;
     const int is_fetching = r == 0 && !is_widened;
     const float *here = x + r * columns;
     float *there = out + r * count;
     if (now == 1) tile(is_fetching, 1, columns, here, weights, count, there);
     if (now == 2) tile(is_fetching, 2, columns, here, weights, count, there);
     if (now == 3) tile(is_fetching, 3, columns, here, weights, count, there);
+#if MOST > 3
+    if (now == 4) tile(is_fetching, 4, columns, here, weights, count, there);
+    if (now == 5) tile(is_fetching, 5, columns, here, weights, count, there);
+    if (now == 6) tile(is_fetching, 6, columns, here, weights, count, there);
+#endif
     r += now;
   }
 }

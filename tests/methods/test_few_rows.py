@@ -21,7 +21,7 @@ needs_compiler = pytest.mark.skipif(few_rows._kernel() is None, reason="no C com
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_products_are_exact_to_the_rounding_of_their_type(dtype):
     torch.manual_seed(0)
-    for rows, (count, columns) in pairs((2, 3, 4, 5, 8, 17, 32), ((4, 8192), (132, 16), (260, 640))):
+    for rows, (count, columns) in pairs((2, 3, 4, 5, 6, 7, 8, 13, 17, 32), ((4, 8192), (132, 16), (260, 640))):
         x, weight = torch.randn(rows, columns).to(dtype), torch.randn(count, columns).to(dtype)
         wanted = x.double() @ weight.double().T
         error = (product(x, weight).double() - wanted).abs().max() / wanted.abs().max()
