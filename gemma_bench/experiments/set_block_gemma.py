@@ -13,7 +13,7 @@ from gemma_bench.core.kept import kept
 from gemma_bench.core.records import columns
 from gemma_bench.experiments.set_block_completions import Completions, grade
 from gemma_bench.experiments.set_block_record import DecodingRecord
-from gemma_bench.experiments.set_block_start import Start, first_model, start
+from gemma_bench.experiments.set_block_start import START_FIELDS, Start, first_model, start
 from gemma_bench.experiments.set_block_tuning import NEXT_TOKEN, SET_BLOCK, losses_over_control, tune_both
 from gemma_bench.experiments.set_block_writing import Setting
 from gemma_bench.models.backend import subject
@@ -206,7 +206,7 @@ def run(
         subject(backend, config.seed),
         experiment="set_block_gemma",
         experiment_version=VERSION,
-        config_json=config.model_dump_json(),
+        config_json=config.model_dump_json(exclude=None if begun else START_FIELDS),
         scale=scale,
         samples=tuple(row["tokens_per_pass"] for row in graded.rows),
         device=device,

@@ -29,6 +29,10 @@ class Start(Tuning):
     start_learning_rate: float = 1e-3
 
 
+START_FIELDS = {name for name in Start.model_fields if name.startswith("start_")}
+"""What says nothing about a run that begins with released weights."""
+
+
 def first_model(config: Start, device: str, progress: Progress) -> Any:
     """Load the model's weights, or draw them from the seed."""
     if config.start_steps is None:

@@ -32,7 +32,10 @@ _UNUSED_TOKEN = 3
 
 
 class Config(BaseModel):
-    """A model in some libraries, the width of a block, how many tokens each pass fixes, the work."""
+    """A model in some libraries, the width of a block, how many tokens each pass fixes, the work.
+
+    `also` are further widths and precisions, one after the other; what a record keeps is the configuration of its own.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,12 +47,19 @@ class Config(BaseModel):
     prompt_tokens: int = 8
     new_tokens: int = 48
     rounds: int = 6
+    also: tuple[tuple[int, str], ...] = ()
 
 
 FIXTURE = Config()
-STUDY = Config(model="270m", backends=("torch",), block_tokens=8, rounds=4)
+STUDY = Config(
+    model="270m",
+    backends=("torch",),
+    block_tokens=8,
+    rounds=4,
+    also=((16, "float32"), (8, "bfloat16"), (16, "bfloat16")),
+)
 FULL = Config(model="270m", backends=("torch",), dtype="bfloat16", new_tokens=256, rounds=10)
-MINUTES = {"fixture": 0.3, "study": 4, "full": 2}
+MINUTES = {"fixture": 0.3, "study": 8, "full": 2}
 
 
 class TimeRecord(Record):
@@ -73,14 +83,21 @@ class TimeRecord(Record):
     turned_low_percent: float
     turned_high_percent: float
 
+    @property
+    def block_tokens(self) -> int:
+        """The width of a block."""
+        return Config.model_validate_json(self.config_json).block_tokens
+
 
 def run(
     config: Config, *, scale: str = "fixture", device: str = "cpu", progress: Progress = silent
 ) -> Iterator[TimeRecord]:
-    """Measure each library; yields a record for each."""
+    """Measure each width and precision in each library; yields a record for each."""
     folder = locate(config.model, progress)
-    for library in config.backends:
-        yield measure(config, folder, library, device, scale, progress)
+    for block_tokens, dtype in ((config.block_tokens, config.dtype), *config.also):
+        one = config.model_copy(update={"block_tokens": block_tokens, "dtype": dtype})
+        for library in config.backends:
+            yield measure(one, folder, library, device, scale, progress)
 
 
 def measure(
@@ -121,7 +138,7 @@ def _record(
         subject(backend),
         experiment="set_block_time",
         experiment_version=VERSION,
-        config_json=config.model_dump_json(),
+        config_json=config.model_dump_json(exclude={"also"}),
         scale=scale,
         samples=found.b,
         backend=backend.name,

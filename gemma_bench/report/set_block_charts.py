@@ -41,7 +41,8 @@ def time_charts(records: Sequence["TimeRecord"]) -> Iterator[Chart]:
             Dot("foreseen speed-up", foreseen, foreseen, foreseen),
             Dot("measured speed-up", *ends),
         ]
-        yield Dots(f"Blocks over one token at a time: {record.backend}, {record.device}", "times", dots, mark=1.0)
+        where = f"{record.backend}, {record.device}, {record.dtype}, blocks of {record.block_tokens}"
+        yield Dots(f"Blocks over one token at a time: {where}", "times", dots, mark=1.0)
 
 
 def _pattern(record: "DecodingRecord", place: int) -> Cells:

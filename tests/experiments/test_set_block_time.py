@@ -6,7 +6,7 @@ from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.intervals import Interval
 from gemma_bench.core.records import read_record, write_record
 from gemma_bench.experiments import set_block_time
-from gemma_bench.experiments.set_block_time import FIXTURE, TimeRecord, measure, run
+from gemma_bench.experiments.set_block_time import FIXTURE, STUDY, TimeRecord, measure, run
 from gemma_bench.measure.comparison import Comparison
 
 SMALL = FIXTURE.model_copy(update={"block_tokens": 6, "fixed_tokens": 2, "new_tokens": 12, "rounds": 2})
@@ -46,6 +46,22 @@ def test_each_library_has_a_record_of_the_same_passes(tiny, tmp_path):
         assert min(record.one_by_one_ms_per_token, record.block_ms_per_token, record.predicted_speedup_ratio) > 0
         assert len(record.samples) == 2 * SMALL.rounds
         assert read_record(write_record(record, tmp_path), TimeRecord) == record
+
+
+@pytest.mark.usefixtures("steady")
+def test_each_width_and_precision_has_a_record_of_its_own(tiny):
+    also = {"model": str(tiny.path), "backends": ("torch",), "also": ((4, "float32"), (6, "bfloat16"))}
+    records = list(run(SMALL.model_copy(update=also)))
+    assert [(record.block_tokens, record.dtype) for record in records] == [
+        (6, "float32"), (4, "float32"), (6, "bfloat16")
+    ]  # fmt: skip
+    alone = SMALL.model_copy(update={**also, "also": ()})
+    assert next(run(alone)).config_json == records[0].config_json, "it supersedes the record of a run without others"
+
+
+def test_the_study_covers_both_widths_in_both_precisions():
+    covered = {(STUDY.block_tokens, STUDY.dtype), *STUDY.also}
+    assert covered == {(width, dtype) for width in (8, 16) for dtype in ("float32", "bfloat16")}
 
 
 def test_what_has_no_meaning_is_refused(tiny):

@@ -156,10 +156,12 @@ def test_costs_are_dots_with_their_intervals():
     (chart,) = KINDS["rank_one_cost"].charts(rules)
     assert chart.dots == [Dot("sign (12.3 ms)", 1.0, 0.9, 2), Dot("top pair (123 ms)", 1.5, 1.4, 2)]
     ends = {"speedup_ratio": 2.0, "speedup_low_ratio": 1.8, "speedup_high_ratio": 2.1}
-    record = SimpleNamespace(backend="mlx", device="cpu", passes_saving_ratio=3.0, predicted_speedup_ratio=2.5, **ends)
+    what = {"backend": "mlx", "device": "cpu", "dtype": "bfloat16", "block_tokens": 16}
+    record = SimpleNamespace(**what, passes_saving_ratio=3.0, predicted_speedup_ratio=2.5, **ends)
     (chart,) = KINDS["set_block_time"].charts([record])
     assert [dot.value for dot in chart.dots] == [3.0, 2.5, 2.0]
     assert (chart.dots[-1].low, chart.dots[-1].high) == (1.8, 2.1)
+    assert chart.title.endswith("mlx, cpu, bfloat16, blocks of 16")
 
 
 class TestPage:
