@@ -43,9 +43,12 @@ def _plain(way: "Way") -> dict[str, Any]:
 def _show(record: "AnyDecodingRecord") -> None:
     for family in dict.fromkeys(record.row_family):
         ways = [way for way in record.ways() if way.family == family]
-        table = Table("", "model", "decoder", "tokens per pass", "right, %", title=f"{family}: {record.model_id}")
+        columns = ("", "model", "decoder", "tokens per pass", "right, %", "nats")
+        table = Table(*columns, title=f"{family}: {record.model_id}")
         for mark, way in _marked(ways):
-            table.add_row(mark, way.model, str(way), _interval(way.tokens_per_pass), _interval(way.right, 100))
+            table.add_row(
+                mark, way.model, str(way), _interval(way.tokens_per_pass), _interval(way.right, 100), f"{way.nats:.2f}"
+            )
         output.print(table)
         for line in curve_lines(ways):
             output.print(line, markup=False, highlight=False)

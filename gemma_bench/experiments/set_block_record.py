@@ -22,6 +22,7 @@ class Way:
     amount: float | None
     right: Interval
     tokens_per_pass: Interval
+    nats: float
 
     def __str__(self) -> str:
         """Say how it decodes."""
@@ -69,8 +70,8 @@ class DecodingRecord(Record):
         fewer = (self.row_tokens_per_pass, self.row_tokens_per_pass_low, self.row_tokens_per_pass_high)
         what = (self.row_family, self.row_model, self.row_decoder, self.row_block_tokens, self.row_amount)
         rights, passes = (zip(*ends, strict=True) for ends in (right, fewer))
-        for family, model, decoder, block_tokens, amount, quality, saving in zip(*what, rights, passes, strict=True):
-            yield Way(family, model, decoder, block_tokens, amount, Interval(*quality), Interval(*saving))
+        for *told, quality, saving, nats in zip(*what, rights, passes, self.row_nats, strict=True):
+            yield Way(*told, Interval(*quality), Interval(*saving), nats)
 
 
 @dataclass(frozen=True)

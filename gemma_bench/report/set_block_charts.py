@@ -1,6 +1,6 @@
 """What set block decoding saves and loses: right answers against tokens per pass, and the price in next-token loss."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gemma_bench.report.chart import Cells, Chart, Dot, Dots, Lines, Series
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 CAPTION = (
     "Each point is one way to decode, with 95 % intervals: further right are fewer passes, further up more right "
-    "answers. One token per pass stands at 1. Loss is of next tokens on held-out text, over the control that saw as "
+    "answers; where hardly any are right, further down are answers that cost fewer nats under the model at the start. "
+    "One token per pass stands at 1. Loss is of next tokens on held-out text, over the control that saw as "
     "many tokens. In the maps a row is a pass: dark tokens are fixed by it, pale ones before."
 )
 TIME = (
@@ -20,13 +21,21 @@ TIME = (
 )
 _MOST_PATTERNS = 2
 _NEXT_TOKEN = "next token"  # noqa: S105 - a way to decode
+_BEFORE = ("start", "base")
+"""What tuning began with, which is no control of it."""
+_FLOOR_RATIO = 0.1
+_LABEL_SHARE = 0.08
+"""Of the height: lines across that are nearer have their names side by side."""
 
 
 def decoding_charts(records: Sequence["DecodingRecord"]) -> Iterator[Chart]:
     """Yield quality against passes, family by family, and how much the block objective costs in next-token loss."""
     for record in reversed(records):
         for family in dict.fromkeys(row["family"] for row in _table(record, "row")):
-            yield _quality(record, family)
+            rows = [row for row in _table(record, "row") if row["family"] == family]
+            yield _quality(rows, family)
+            if max(row["right_ratio"] for row in rows) < _FLOOR_RATIO:
+                yield _nats(rows, family)
         yield _losses(record)
         yield from (_pattern(record, place) for place in range(min(_MOST_PATTERNS, len(record.pattern_row))))
 
@@ -69,18 +78,55 @@ def _table(record: "DecodingRecord", prefix: str) -> list[dict[str, Any]]:
     return [{"family": record.model_id, **line} for line in lines]
 
 
-def _quality(record: "DecodingRecord", family: str) -> Lines:
-    rows = [row for row in _table(record, "row") if row["family"] == family]
-    in_blocks = [row["model"] for row in rows if row["decoder"] != _NEXT_TOKEN]
-    own = max(in_blocks, key=in_blocks.count)
-    ways: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        ways.setdefault(_way(row, own), []).append(row)
-    series = [_points(name, found) for name, found in ways.items()]
-    control = {row["model"]: row for row in rows if row["decoder"] == _NEXT_TOKEN and row["model"] != own}
-    marks = [(100 * row["right_ratio"], f"{name}, one by one") for name, row in list(control.items())[-1:]]
+def _quality(rows: Sequence[Mapping[str, Any]], family: str) -> Lines:
+    series = [
+        _points(name, found, [[100 * row[f"right{end}_ratio"] for row in found] for end in ("", "_low", "_high")])
+        for name, found in _ways(rows)
+    ]
+    marks = _marks(rows, lambda row: 100 * float(row["right_ratio"]), 100)
     return Lines(f"Right answers, by tokens per pass: {family}", "tokens per pass", "right answers, %", series,
                  marks=marks)  # fmt: skip
+
+
+def _nats(rows: Sequence[Mapping[str, Any]], family: str) -> Lines:
+    """Return what answers cost, which still tells good from bad where next to none is right."""
+    series = [_points(name, found, [[row["nats"] for row in found]]) for name, found in _ways(rows)]
+    marks = _marks(rows, lambda row: float(row["nats"]), max(row["nats"] for row in rows))
+    return Lines(f"Nats of an answer, by tokens per pass: {family}", "tokens per pass", "nats per token", series,
+                 from_zero=True, marks=marks)  # fmt: skip
+
+
+def _own(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the model that was trained to be decoded in blocks: most rows are its."""
+    in_blocks = [str(row["model"]) for row in rows if row["decoder"] != _NEXT_TOKEN]
+    return max(in_blocks, key=in_blocks.count)
+
+
+def _ways(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
+    """Yield the series by their names, each from few tokens per pass to many."""
+    ways: dict[str, list[Mapping[str, Any]]] = {}
+    own = _own(rows)
+    for row in rows:
+        ways.setdefault(_way(row, own), []).append(row)
+    for name, found in ways.items():
+        yield name, sorted(found, key=lambda row: float(row["tokens_per_pass"]))
+
+
+def _marks(
+    rows: Sequence[Mapping[str, Any]], height: Callable[[Mapping[str, Any]], float], most: float
+) -> list[tuple[float, str]]:
+    """Return a line for each control, one token at a time; of lines too near for two names the upper one has both."""
+    own = _own(rows)
+    controls = {row["model"]: height(row) for row in rows if row["decoder"] == _NEXT_TOKEN}
+    marks = list[tuple[float, str]]()
+    for name, at in sorted(controls.items(), key=lambda one: -one[1]):
+        if name in (own, *_BEFORE):
+            continue
+        if marks and marks[-1][0] - at < _LABEL_SHARE * most:
+            marks[-1:] = [(marks[-1][0], f"{name} and {marks[-1][1]}"), (at, "")]
+        else:
+            marks.append((at, f"{name}, one by one"))
+    return marks
 
 
 def _way(row: Mapping[str, Any], own: str) -> str:
@@ -91,17 +137,9 @@ def _way(row: Mapping[str, Any], own: str) -> str:
     return way if row["model"] == own else f"{row['model']}: {way}"
 
 
-def _points(name: str, rows: Sequence[Mapping[str, Any]]) -> Series:
-    ordered = sorted(rows, key=lambda row: row["tokens_per_pass"])
-    right, low, high = ([100 * row[f"right{end}_ratio"] for row in ordered] for end in ("", "_low", "_high"))
-    return Series(
-        name,
-        [row["tokens_per_pass"] for row in ordered],
-        right,
-        low,
-        high,
-        is_dots=rows[0]["decoder"] == _NEXT_TOKEN or len(rows) == 1,
-    )
+def _points(name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[Sequence[float]]) -> Series:
+    is_dots = rows[0]["decoder"] == _NEXT_TOKEN or len(rows) == 1
+    return Series(name, [row["tokens_per_pass"] for row in rows], *columns, is_dots=is_dots)
 
 
 def _losses(record: "DecodingRecord") -> Dots:

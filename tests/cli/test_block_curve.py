@@ -17,7 +17,7 @@ runner = CliRunner()
 
 
 def way(tokens_per_pass, right, amount=None):
-    return Way("sums", "set block", "entropy", 8, amount, Interval(right, 0, 1), Interval(tokens_per_pass, 0, 9))
+    return Way("sums", "set block", "entropy", 8, amount, Interval(right, 0, 1), Interval(tokens_per_pass, 0, 9), 1.5)
 
 
 def test_a_point_is_where_its_figures_say():
@@ -45,6 +45,7 @@ def test_the_newest_clean_record_is_drawn_with_its_pattern(tmp_path):
     assert "entropy 0.2, blocks of 8" in shown.output
     assert "tokens per pass" in shown.output
     assert record.pattern_prompt[0] in shown.output
+    assert all(f" {nats:.2f} " in shown.output for nats in record.row_nats)
     told = json.loads(runner.invoke(app, ["analyze", "blocks", "--results", str(tmp_path), "--json"]).output)
     assert [line["tokens_per_pass"]["value"] for line in told] == list(record.row_tokens_per_pass)
 

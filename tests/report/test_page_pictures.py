@@ -93,6 +93,30 @@ class TestRecords:
         assert eight.y == pytest.approx([93, 92, 90, 82])
         assert [dot.value for dot in losses.dots] == [0.2, 0.012, 0.0]
 
+    def test_every_control_has_its_name(self):
+        chart = next(KINDS["set_block_speedup"].charts([self.with_both_controls()]))
+        assert chart.marks == [(94, "equal tokens, one by one"), (60, "equal compute, one by one")]
+        near = self.with_both_controls().model_copy(update={"row_right_ratio": (0.93,) * 2 + (0.94,) * 9})
+        chart = next(KINDS["set_block_speedup"].charts([near]))
+        assert chart.marks == [(94, "equal compute and equal tokens, one by one"), (93, "")]
+
+    def test_nats_are_drawn_where_hardly_an_answer_is_right(self):
+        record = self.with_both_controls()
+        some, few = (record.model_copy(update={"row_right_ratio": (right,) * 11}) for right in (0.2, 0.02))
+        assert len(list(KINDS["set_block_speedup"].charts([some]))) == 3
+        _, chart, *_ = KINDS["set_block_speedup"].charts([few])
+        (eight,) = (one for one in chart.series if one.name == "entropy, block 8")
+        assert list(zip(eight.x, eight.y, strict=True)) == [(2.1, 4.0), (3.0, 5.0), (3.9, 6.0), (5.0, 7.0)]
+        assert (chart.y_label, eight.low, chart.marks[-1][0]) == ("nats per token", (), 0.0)
+
+    def with_both_controls(self):
+        """The sample with a second control in the place of the start, and nats that tell the lines apart."""
+        from gemma_bench.experiments.set_block_speedup import SetBlockRecord
+
+        record = read_record(only(SAMPLE, "set_block_speedup"), SetBlockRecord)
+        models = ("equal compute", *record.row_model[1:])
+        return record.model_copy(update={"row_model": models, "row_nats": tuple(map(float, range(11)))})
+
     def test_every_token_is_dark_in_the_pass_that_wrote_it_alone(self, pictures):
         pattern = pictures["set_block_speedup"].charts[-1]
         fixed = [next(row for row, shades in enumerate(pattern.shades) if shades[at] == 1) + 1 for at in range(14)]
