@@ -70,8 +70,8 @@ class DecodingRecord(Record):
         fewer = (self.row_tokens_per_pass, self.row_tokens_per_pass_low, self.row_tokens_per_pass_high)
         what = (self.row_family, self.row_model, self.row_decoder, self.row_block_tokens, self.row_amount)
         rights, passes = (zip(*ends, strict=True) for ends in (right, fewer))
-        for *told, quality, saving, nats in zip(*what, rights, passes, self.row_nats, strict=True):
-            yield Way(*told, Interval(*quality), Interval(*saving), nats)
+        intervals = ((Interval(*ends) for ends in column) for column in (rights, passes))
+        yield from (Way(*line) for line in zip(*what, *intervals, self.row_nats, strict=True))
 
 
 @dataclass(frozen=True)

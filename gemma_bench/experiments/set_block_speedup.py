@@ -44,6 +44,12 @@ _GRID = (
     *(Setting(sampler="fixed", amount=amount) for amount in (2, 4)),
 )
 
+_CROSSED = (
+    *(Setting(amount=gamma, block_tokens=block) for block in (4, 16) for gamma in (0.0, 0.2, 1.5, 4.0)),
+    *(Setting(sampler="left", amount=gamma, block_tokens=block) for block in (4, 16) for gamma in (0.2, 0.6)),
+)
+"""With the grid, every γ of entropy and of the left prefix in blocks of 4, 8 and 16."""
+
 FIXTURE = Config(mixtures=(("record",),), settings=(Setting(),), controls=(EQUAL_TOKENS,))
 """A minute and a half on one core: text from a template."""
 
@@ -63,7 +69,7 @@ STUDY = Config(
 
 LONG = Config(
     mixtures=(("record", "sums", "choice"), ("table",)),
-    settings=_GRID,
+    settings=(*_GRID, *_CROSSED),
     hidden_size=128,
     layers=4,
     heads=4,
@@ -73,7 +79,7 @@ LONG = Config(
     tuning_learning_rate=2e-3,
     prompts=400,
 )
-"""Two hours on two cores: 0.8 million parameters, families mixed, the whole grid."""
+"""Two hours on two cores: 0.8 million parameters, families mixed, the whole grid and every γ in every block."""
 
 FULL = Config(
     mixtures=(("record", "sums", "choice"), ("table",)),

@@ -138,8 +138,9 @@ def _way(row: Mapping[str, Any], own: str) -> str:
 
 
 def _points(name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[Sequence[float]]) -> Series:
+    y, low, high = columns if len(columns) > 1 else (columns[0], (), ())
     is_dots = rows[0]["decoder"] == _NEXT_TOKEN or len(rows) == 1
-    return Series(name, [row["tokens_per_pass"] for row in rows], *columns, is_dots=is_dots)
+    return Series(name, [row["tokens_per_pass"] for row in rows], y, low, high, is_dots=is_dots)
 
 
 def _losses(record: "DecodingRecord") -> Dots:
