@@ -128,5 +128,7 @@ def _joined(matrices: Sequence[Packed]) -> Packed:
     """Return the rows of all matrices as one; a single matrix is not copied."""
     if len(matrices) == 1:
         return matrices[0]
-    parts = (torch.cat([getattr(matrix, name) for matrix in matrices]) for name in ("words", "scales", "biases"))
-    return Packed(*parts, bits=matrices[0].bits)
+    words, scales, biases = (
+        torch.cat([getattr(matrix, name) for matrix in matrices]) for name in ("words", "scales", "biases")
+    )
+    return Packed(words, scales, biases, matrices[0].bits)

@@ -1,4 +1,4 @@
-"""What an adapter's configuration may say: LoRA and nothing else, because merging knows only W + s·B·A."""
+"""What an adapter's configuration may say: LoRA, and rows of tokens, because fusing knows only W + s·B·A and those."""
 
 from pathlib import Path
 
@@ -10,7 +10,6 @@ _BEYOND = (
     "use_dora",
     "lora_bias",
     "modules_to_save",
-    "trainable_token_indices",
     "target_parameters",
     "layer_replication",
     "alora_invocation_tokens",

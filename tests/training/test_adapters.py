@@ -208,7 +208,6 @@ def saved_by_peft(folder, **options):
         ({"lora_bias": True}, "must be plain LoRA, .* got lora_bias=True"),
         ({"modules_to_save": ["lm_head"]}, r"must be plain LoRA, .* got modules_to_save=\['lm_head'\]"),
         ({"modules_to_save": ["norm"]}, r"must be plain LoRA, .* got modules_to_save=\['norm'\]"),
-        ({"trainable_token_indices": [3]}, "must be plain LoRA, .* got trainable_token_indices"),
         ({"target_modules": ["q_proj", "embed_tokens"]}, "must be beside linear layers only, .*embed_tokens"),
         ({"target_modules": ["lm_head"]}, "lm_head, which shares its matrix"),
     ],
