@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.files import Progress, silent
@@ -38,6 +39,18 @@ class Comparison:
         """Whether the ratio's interval leaves 1 out and the difference exceeds the noise."""
         off_percent = 100 * abs(self.ratio.value - 1)
         return not self.ratio.low <= 1 <= self.ratio.high and off_percent > self.smallest_effect_percent
+
+
+def smallest_effect_percent(ratios: Sequence[float]) -> float | None:
+    """Return how far one and the same ratio moved from round to round: less could not be told from nothing.
+
+    `None` where there are too few rounds to tell.
+    """
+    if len(ratios) <= _LEAST_ROUNDS:
+        return None
+    moved = [after / before if turn % 2 else before / after for turn, (before, after) in enumerate(pairwise(ratios))]
+    noise = median_interval(moved)
+    return 100 * (math.sqrt(noise.high / noise.low) - 1)
 
 
 def compare(a: Figure, b: Figure, rounds: int = 10, progress: Progress = silent) -> Comparison:

@@ -8,7 +8,7 @@ import torch
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.measure import matvec, steadiness
-from gemma_bench.measure.comparison import compare, compared
+from gemma_bench.measure.comparison import compare, compared, smallest_effect_percent
 from gemma_bench.measure.correctness import check_output
 from gemma_bench.measure.cost import expected_tokens_per_s, step_bytes
 from gemma_bench.measure.steadiness import cache_slope_s_per_token, growth_percent, slope_s_per_token
@@ -54,6 +54,12 @@ class TestComparison:
     def test_exact_figures_have_no_noise(self):
         found = compared([(3.0, 2.0, 2.0, 3.0)] * 4)
         assert (found.ratio.value, found.smallest_effect_percent) == (pytest.approx(1.5), 0)
+
+    def test_what_moves_a_ratio_from_round_to_round_hides_smaller_effects(self):
+        assert smallest_effect_percent([2.0] * 5) == 0
+        assert smallest_effect_percent([2.0, 2.2, 2.0, 2.2, 2.0]) == 0, "control: two moods by turns are one ratio each"
+        assert 5 < smallest_effect_percent([2.0, 2.2, 2.1, 1.9, 2.0, 2.2]) < 20
+        assert smallest_effect_percent([2.0, 2.2]) is None
 
     def test_one_round_is_no_comparison(self):
         with pytest.raises(BadInputError, match="rounds must be at least 2, got 1"):
