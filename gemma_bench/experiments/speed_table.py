@@ -16,7 +16,7 @@ from gemma_bench.core.intervals import Interval, median_interval
 from gemma_bench.core.records import Record
 from gemma_bench.measure import summary
 from gemma_bench.measure.bandwidth import bandwidth_under
-from gemma_bench.measure.comparison import smallest_effect_percent
+from gemma_bench.measure.comparison import by_round, smallest_effect_percent
 from gemma_bench.measure.known_text import NAME, known_tokens
 from gemma_bench.measure.likelihood import token_nats
 from gemma_bench.measure.throughput import Trial, Workload, by_case, in_turn, run_trial, until_interrupted
@@ -100,8 +100,8 @@ class TableRecord(Record):
     """One row of the table; `samples` are its decode rates, one per round, in the order of the rounds.
 
     `same_tokens_ratio` and `largest_gap_nats` are against the first row with the same weights; what is held equal
-    between rows is the model that was rounded, prompt, number of tokens and machine. `smallest_effect_percent` is how far
-    the ratio to the first row moved from round to round, `None` for that row itself. `token_nats` are the text's, whose
+    between rows is the model that was rounded, prompt, number of tokens and machine. `smallest_effect_percent` is how
+    far the ratio to the first row moved from round to round. `token_nats` are the text's, whose
     mean is the logarithm of `perplexity`; that is `None` where the row does not read the text. `is_complete` is not so
     after Ctrl-C: fewer rounds, in every row as many, and no text.
     """
@@ -165,11 +165,7 @@ def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) 
 
 def ratio(rates: Sequence[float], over: Sequence[float]) -> Interval:
     """Return the ratio of two rows, round by round."""
-    return median_interval(_by_round(rates, over))
-
-
-def _by_round(rates: Sequence[float], over: Sequence[float]) -> list[float]:
-    return [rate / other for rate, other in zip(rates, over, strict=True)]
+    return median_interval(by_round(rates, over))
 
 
 def _records(
@@ -214,9 +210,7 @@ def _record(
         **{name: figure for name, figure in figures.items() if name in TableRecord.model_fields},
         **summary.ceiling(backend, workload, figures["decode_tokens_per_s"], bandwidth_under(backend)),
         **over.named("over_first_row", "ratio"),
-        smallest_effect_percent=None
-        if row == first
-        else smallest_effect_percent(_by_round(_rates(trials[row]), _rates(trials[first]))),
+        smallest_effect_percent=smallest_effect_percent(by_round(*map(_rates, (trials[row], trials[first])))),
         text=NAME,
         text_count_tokens=len(text),
         perplexity=float(np.exp(nats.mean())) if text else None,

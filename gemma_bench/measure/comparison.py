@@ -41,6 +41,11 @@ class Comparison:
         return not self.ratio.low <= 1 <= self.ratio.high and off_percent > self.smallest_effect_percent
 
 
+def by_round(figures: Sequence[float], over: Sequence[float]) -> list[float]:
+    """Return the ratio of two figures in every round."""
+    return [figure / other for figure, other in zip(figures, over, strict=True)]
+
+
 def smallest_effect_percent(ratios: Sequence[float]) -> float | None:
     """Return how far one and the same ratio moved from round to round: less could not be told from nothing.
 

@@ -42,7 +42,7 @@ def speed_markdown(speed: SpeedTables) -> str:
         f"Measured in turn on {first.chip} (`{first.machine_id}`) on {first.date_utc[:10]}, {first.cores_count} cores"
     )
     text = f"; perplexity of {table.text}" if table.text else ""
-    moved = [row.smallest_effect_percent for _, row in table.rows if row.smallest_effect_percent is not None]
+    moved = [row.smallest_effect_percent for _, row in table.rows[1:] if row.smallest_effect_percent is not None]
     noise = f"; from round to round a ratio moved by {min(moved):.0f} to {max(moved):.0f} %" if moved else ""
     return f"{rows}\n\n{told}, batch 1, with 95 % intervals{text}{noise}."
 
