@@ -10,8 +10,11 @@ from gemma_bench.cli import analyze, bench, claims, experiments, generate, machi
 from gemma_bench.cli.console import errors
 from gemma_bench.core.errors import GemmaBenchError, UnavailableError
 
-_NO_MEMORY = ("can't allocate memory", "out of memory", "terminated abruptly")
-"""What torch says on CPU and GPU, and what is left of a worker that the system killed, as it does for memory."""
+_NO_MEMORY = ("can't allocate memory", "out of memory")
+"""What torch says on CPU and GPU."""
+
+_KILLED = "terminated abruptly"
+"""What a pool of processes says that has lost one."""
 
 USAGE, INTERRUPTED = 2, 130
 
@@ -61,6 +64,10 @@ def _memory_explained() -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         said = " ".join(str(error).split())
+        if _KILLED in said:
+            raise UnavailableError(
+                "process", "a process of the run was ended from outside, as a system does where memory is short"
+            ) from error
         if not isinstance(error, MemoryError) and not any(words in said for words in _NO_MEMORY):
             raise
         raise UnavailableError("memory", f"memory ran out: {said or 'Python could not allocate an object'}") from error

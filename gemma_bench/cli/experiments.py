@@ -2,6 +2,7 @@
 
 import json as text
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +16,12 @@ import typer
 from rich.table import Table
 
 from gemma_bench.cli.console import Json, errors, output, print_json, progress_bar
-from gemma_bench.core.errors import BadInputError
-from gemma_bench.core.files import Progress, explained, write_text
+from gemma_bench.core.errors import BadInputError, InvalidRunError
+from gemma_bench.core.files import Progress, explained, read_text, write_text
 from gemma_bench.core.records import Record, clean_records, write_record
 from gemma_bench.experiments.index import Experiment, experiments, find
 
-_STATE = Path("build/state")
+_STATE, _BEGAN = Path("build/state"), "request.json"
 _LINE_EVERY_S = 20
 
 Results = Annotated[Path, typer.Option("--results", help="The folder of the records.")]
@@ -68,15 +69,44 @@ def run(
     module = experiment.module()
     config = getattr(module, scale.upper())
     options = _device(experiment, module, device)
-    state = _state(experiment, module, scale, config.model_dump_json(), resume)
+    state = _state(experiment, module, scale, config.model_dump_json(), options.get("device"), resume)
     if state is not None:
         options["state"] = state
     minutes = experiment.minutes[scale]
     output.print(f"{name}, {scale}: {'no estimate' if minutes is None else f'about {minutes:g} minutes'}")
-    with _progress() as progress:
+    with _tidy(state), _ended_like_interrupted(), _progress() as progress:
         _write(module.run(config, scale=scale, progress=progress, **options), results)
-    if state is not None:
-        shutil.rmtree(state)
+
+
+@contextmanager
+def _tidy(state: Path | None) -> Iterator[None]:
+    """Remove the state of a run that is over, is no evidence, or has not begun: there is nothing to go on with."""
+    is_over = False
+    try:
+        yield
+        is_over = True
+    except InvalidRunError:
+        is_over = True
+        raise
+    finally:
+        if state is not None and (
+            is_over or not any(path.is_file() for path in state.rglob("*") if path.name != _BEGAN)
+        ):
+            shutil.rmtree(state)
+
+
+@contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM stop a run as Ctrl-C does, so that its processes end with it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write(records: Iterator[Record], results: Path) -> None:
@@ -117,25 +147,42 @@ def _device(experiment: Experiment, module: ModuleType, device: str | None) -> d
     return {"device": checked_device(device)}
 
 
-def _state(experiment: Experiment, module: ModuleType, scale: str, config: str, resume: bool) -> Path | None:
+def _state(
+    experiment: Experiment, module: ModuleType, scale: str, config: str, device: str | None, resume: bool
+) -> Path | None:
     """Return the folder where a long experiment keeps what it has done, or `None` if it keeps nothing.
 
     A request that is not the one that began there is refused: half of each would be neither.
     """
-    if "state" not in signature(module.run).parameters:
+    parameters = signature(module.run).parameters
+    if "state" not in parameters:
         if resume:
             raise BadInputError(f"{experiment.name} keeps no state to resume from: run it without --resume")
         return None
     folder = _STATE / f"{experiment.name}-{scale}"
-    request, began = text.dumps([module.VERSION, text.loads(config)]), folder / "request.json"
+    began = folder / _BEGAN
+    device = device or (parameters["device"].default if "device" in parameters else None)
+    request = {"version": module.VERSION, "device": device, "configuration": text.loads(config)}
     if began.exists():
         if not resume:
             raise BadInputError(f"{folder} holds an interrupted run: go on with --resume, or remove the folder")
-        if began.read_text(encoding="utf-8") != request:
-            raise BadInputError(f"{folder} holds a run of another configuration: remove the folder to start anew")
+        if other := _difference(text.loads(read_text(began, "state")), request):
+            raise BadInputError(f"{folder} holds a run of another {other}: remove the folder to start anew")
     else:
-        write_text(began, request)
+        write_text(began, text.dumps(request))
     return folder
+
+
+def _difference(before: Any, now: dict[str, Any]) -> str | None:
+    """Name the first thing that two requests differ in: `device (cpu, not cuda)`; nothing where they are the same."""
+    if not isinstance(before, dict) or set(before) != set(now):
+        return "layout"
+    for name in ("version", "device"):
+        if before[name] != now[name]:
+            return f"{name} ({before[name]}, not {now[name]})"
+    there, here = before["configuration"], now["configuration"]
+    fields = [name for name in here if there.get(name) != here[name]] + [name for name in there if name not in here]
+    return f"configuration ({', '.join(fields)})" if fields else None
 
 
 @contextmanager

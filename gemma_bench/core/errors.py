@@ -19,6 +19,10 @@ class UnavailableError(GemmaBenchError):
         super().__init__(message)
         self.missing = missing
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """Let the error cross from one process to another."""
+        return type(self), (self.missing, str(self))
+
 
 class InvalidRunError(GemmaBenchError):
     """A measurement broke a validity rule, which it names; its figure is no evidence."""
@@ -27,6 +31,10 @@ class InvalidRunError(GemmaBenchError):
         """Name the rule (throttled, swapping, too short, diverged, …) and what was seen."""
         super().__init__(message)
         self.rule = rule
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """Let the error cross from one process to another."""
+        return type(self), (self.rule, str(self))
 
 
 class DamagedFileError(GemmaBenchError):

@@ -9,9 +9,9 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from gemma_bench.core.kept import kept
 from gemma_bench.core.units import GIB
 from gemma_bench.experiments.arms_record import ArmsRecord, Grid, best_rate, figures, is_bracketed, searches, subject
 from gemma_bench.experiments.low_rank_arms import Arm, Course, Outcome, run_arm, warm_up
+from gemma_bench.experiments.sharing import processes as pool_of
 from gemma_bench.measure.training_closed_form import closed_form
 from gemma_bench.training.free_memory import free_bytes
 from gemma_bench.training.micro import micro_model
@@ -156,7 +157,7 @@ def _runner(config: Comparison, device: str, folder: Path, progress: Progress) -
     if processes == 1:
         yield lambda jobs: _collected(jobs, (_run(job, config.course, device, folder) for job in jobs), progress)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with pool_of(processes, partial(torch.set_num_threads, 1)) as pool:
 
         def run(jobs: Sequence[Job]) -> Results:
             seeds = {job.seed for job in jobs}

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from gemma_bench.core.files import Progress, silent
+from gemma_bench.core.kept import kept
 from gemma_bench.experiments.arms_record import ArmsRecord
 from gemma_bench.experiments.low_rank_arms import Arm, Course, run_arm, warm_up
 from gemma_bench.experiments.low_rank_comparison import Comparison, check_memory, compare_arms
@@ -142,14 +144,20 @@ def run(
     progress: Progress = silent,
     state: Path | None = None,
 ) -> Iterator[ArmsRecord]:
-    """Train every arm at every rate of its grid, then at its best with every seed, and yield one record."""
-    fitted = config if config.budget_s is None else _cut(config, config.budget_s, device)
+    """Train every arm at every rate of its grid, then at its best with every seed, and yield one record.
+
+    What the time allows is timed once for a `state` folder: all runs that are kept there have the same steps.
+    """
+    fitted = config
+    if config.budget_s is not None:
+        steps = kept(state, "steps", partial(_steps, config, config.budget_s, device))
+        fitted = config.model_copy(update={"course": config.course.model_copy(update={"steps": steps})})
     what: dict[str, Any] = {"experiment": NAME, "version": VERSION, "scale": scale}
     return compare_arms(fitted.comparison(), **what, device=device, progress=progress, state=state)
 
 
-def _cut(config: Config, budget_s: float, device: str) -> Config:
-    """Time some steps of ReLoRA and keep as many, in whole cycles, as all runs together have time for."""
+def _steps(config: Config, budget_s: float, device: str) -> int:
+    """Time some steps of ReLoRA and return as many, in whole cycles, as all runs together have time for."""
     short = config.course.model_copy(update={"steps": _TIMED_STEPS, "warm_steps": _TIMED_STEPS})
     timed = config.model_copy(update={"course": short}).comparison()
     check_memory(timed, device)
@@ -159,5 +167,4 @@ def _cut(config: Config, budget_s: float, device: str) -> Config:
     step_s = (time.perf_counter() - began_s) / _TIMED_STEPS
     runs = sum(len(arm.rates) + config.most_extensions + len(config.seeds) for arm in timed.arms)
     cycle_steps = min(config.course.steps, int(budget_s / step_s / runs)) // config.cycles
-    course = config.course.model_copy(update={"steps": max(cycle_steps, 2 * config.rewarm_steps) * config.cycles})
-    return config.model_copy(update={"course": course})
+    return max(cycle_steps, 2 * config.rewarm_steps) * config.cycles

@@ -1,12 +1,43 @@
 """Cases shared out among processes, so that stacks of tiny models keep every core busy."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import TypeVar
 
 Case = TypeVar("Case")
 Found = TypeVar("Found")
+
+
+@contextmanager
+def processes(workers: int, prepare: Callable[[], object] | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of new processes, each prepared once, none of which outlives the block or this process."""
+    others = set(active_children())
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (prepare,)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for child in set(active_children()) - others:
+                child.terminate()
+            raise
+
+
+def _begin(prepare: Callable[[], object] | None) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
+    if prepare is not None:
+        prepare()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, however that came: nobody would read what it finds."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def share_out(
@@ -20,7 +51,7 @@ def share_out(
         return measure(cases, 0)
     order = sorted(range(len(cases)), key=lambda place: -costs[place])
     shares = [order[first::workers] for first in range(workers)]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with processes(workers) as pool:
         jobs = [pool.submit(measure, [cases[place] for place in share], worker) for worker, share in enumerate(shares)]
         found = {
             place: one

@@ -5,14 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from pydantic import BaseModel
 
 from gemma_bench.cli import experiments as cli
+from gemma_bench.core.errors import InvalidRunError, UnavailableError
 from gemma_bench.core.records import Record, Subject
 from gemma_bench.experiments.index import Experiment
 
@@ -108,7 +111,37 @@ def test_a_resume_of_another_configuration_is_refused(gemma_bench, toy):
     assert gemma_bench("run", "toy").code == 130
     module.FIXTURE = Config(steps=4)
     done = gemma_bench("run", "toy", "--resume")
-    assert (done.code, "of another configuration" in " ".join(done.err.split())) == (2, True)
+    assert (done.code, "of another configuration (steps)" in " ".join(done.err.split())) == (2, True)
+
+
+def test_a_resume_on_another_device_is_refused_by_its_name(gemma_bench, toy, monkeypatch):
+    def stops(config, *, scale, state, progress, device="cpu"):  # noqa: ARG001
+        (state / "done").touch()
+        raise KeyboardInterrupt
+        yield
+
+    toy(stops)
+    monkeypatch.setattr("gemma_bench.models.torch_backend.checked_device", lambda device: device)
+    assert gemma_bench("run", "toy").code == 130
+    done = gemma_bench("run", "toy", "--resume", "--device", "cuda")
+    assert (done.code, "of another device (cpu, not cuda)" in " ".join(done.err.split())) == (2, True)
+    assert gemma_bench("run", "toy", "--resume", "--device", "cpu").code == 130
+
+
+@pytest.mark.parametrize(
+    "error", [UnavailableError("memory", "2 fit"), InvalidRunError("diverged", "a row")], ids=lambda error: str(error)
+)
+def test_what_there_is_nothing_to_resume_of_leaves_no_state(gemma_bench, toy, tmp_path, error):
+    def refused(config, *, scale, state, progress):  # noqa: ARG001
+        if isinstance(error, InvalidRunError):
+            (state / "done").touch()
+        raise error
+        yield
+
+    toy(refused)
+    assert gemma_bench("run", "toy").code == 2
+    assert list((tmp_path / "build/state").iterdir()) == []
+    assert "interrupted run" not in gemma_bench("run", "toy").err
 
 
 def test_a_device_is_checked_and_handed_on(gemma_bench, toy, tmp_path):
@@ -142,7 +175,6 @@ def test_what_is_wrong_is_said_before_anything_runs(gemma_bench, toy, tmp_path, 
         MemoryError(),
         RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to"),
         RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB."),
-        BrokenProcessPool("A process in the process pool was terminated abruptly while the future was running."),
     ],
     ids=lambda error: str(error)[:20],
 )
@@ -157,6 +189,18 @@ def test_no_memory_for_the_run_is_one_sentence_and_keeps_what_is_finished(gemma_
     assert "error: memory ran out: " in done.err
     assert "Traceback" not in done.err
     assert len(list((tmp_path / "records" / "toy").glob("*.json"))) == 1
+
+
+def test_a_worker_that_was_ended_is_not_called_out_of_memory(gemma_bench, toy, tmp_path):
+    def lost(config, *, scale, progress):  # noqa: ARG001
+        raise BrokenProcessPool("A process in the process pool was terminated abruptly while the future was running.")
+        yield
+
+    toy(lost)
+    done = gemma_bench("run", "toy", "--results", tmp_path)
+    assert done.code == 2
+    assert "error: a process of the run was ended from outside" in done.err
+    assert "ran out" not in done.err
 
 
 def test_another_mistake_is_not_taken_for_it(gemma_bench, toy, tmp_path):
@@ -183,3 +227,25 @@ def test_ctrl_c_of_a_real_run_exits_130(started, tmp_path):
     assert running.stdout.readline().startswith("speed_table, fixture")
     running.send_signal(signal.SIGINT)
     assert running.wait(240) == 130
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_takes_its_processes_with_it(started, tmp_path, sent):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "gemma_bench", "run", "merge_frequency", "--scale", "study"]
+    running = started(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    workers = _once(
+        lambda: [c for c in psutil.Process(running.pid).children() if "spawn_main" in " ".join(c.cmdline())]
+    )
+    running.send_signal(sent)
+    assert running.wait(60) == (130 if sent == signal.SIGTERM else -sent)
+    assert _once(lambda: not psutil.wait_procs(workers, 1)[1])
+
+
+def _once(asked):
+    """Return the first answer that is true, within a minute."""
+    for _ in range(600):
+        if answer := asked():
+            return answer
+        time.sleep(0.1)
+    raise AssertionError("a minute is over")

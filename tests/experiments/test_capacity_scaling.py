@@ -44,6 +44,12 @@ def test_workers_find_what_one_process_finds():
     assert one.saved_bits == pytest.approx(two.saved_bits, rel=0.02)
 
 
+def test_workers_say_how_large_a_stack_would_fit():
+    row = tiny_row(8, training=Training(batch=10**9))
+    with pytest.raises(UnavailableError, match="the largest stack that fits has 0 models"):
+        next(run(Config(rows=(row,), workers=2)))
+
+
 def test_a_row_without_evidence_does_not_take_the_others_with_it():
     records = run(Config(rows=(tiny_row(8, rates=(1e30,)), tiny_row(8))))
     assert next(records).capacity_bits > 0

@@ -1,0 +1,21 @@
+"""What a budget of time decides is decided once for a run, however often that is interrupted."""
+
+from types import SimpleNamespace
+
+from gemma_bench.experiments import low_rank_training as experiment
+
+
+def steps_at(step_s, monkeypatch, state):
+    """Return the steps that a run asks for on a machine of this speed."""
+    clock = iter([0.0, 20 * step_s])
+    monkeypatch.setattr(experiment, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    return experiment.run(experiment.FULL, state=state).course.steps
+
+
+def test_a_resume_trains_as_long_as_the_runs_that_are_kept(monkeypatch, tmp_path):
+    for name in ("check_memory", "warm_up", "run_arm"):
+        monkeypatch.setattr(experiment, name, lambda *_: None)
+    monkeypatch.setattr(experiment, "compare_arms", lambda comparison, **_: comparison)
+    slow, fast = (steps_at(step_s, monkeypatch, tmp_path / str(step_s)) for step_s in (0.1, 0.05))
+    assert fast > slow
+    assert steps_at(0.05, monkeypatch, tmp_path / "0.1") == slow
