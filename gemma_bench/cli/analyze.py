@@ -26,6 +26,7 @@ app.command("blocks")(blocks)
 
 @app.command("memory")
 def memory(
+    asked: typer.Context,
     model: Annotated[str, typer.Argument(help="270m, 1b, 4b, 12b, 27b (-it for chat) or tiny.")],
     context: Annotated[int, typer.Option("--context", "-c", help="Tokens of prompt and answer.")] = 8192,
     bits: Annotated[int, typer.Option(help="16, or MLX's 8, 6, 5, 4, 3, 2 in groups of 64.")] = 16,
@@ -38,22 +39,63 @@ def memory(
     length: Annotated[int, typer.Option(help="With --method: tokens per row.")] = 1024,
     dtype: Annotated[str, typer.Option(help="With --method: bfloat16 or float32 weights.")] = "bfloat16",
     checkpointing: Annotated[bool, typer.Option(help="With --method: recompute activations.")] = False,
+    adapter_dtype: Annotated[
+        str | None, typer.Option(help="With --method: of adapters alone; float32 is usual.")
+    ] = None,
+    exact_merges: Annotated[
+        bool, typer.Option(help="With --method: 16-bit weights have their remainders beside.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Add weights, KV cache and activations up, or forecast a training step; compare with what a GPU may use."""
+    _refuse_unused(asked, method is not None)
     if method is not None:
         from gemma_bench.cli.training_memory import show
 
         knobs = {"batch_size": batch_size, "length": length, "dtype": dtype, "checkpointing": checkpointing}
-        show(model, method, rank, knobs, _limits(ram), json)
+        merges = {"adapter_dtype": adapter_dtype, "exact_merges": exact_merges}
+        show(model, method, rank, {**knobs, **merges}, _limits(ram), json)
         return
-    from gemma_bench.measure.fit import longest_context, most_bits, need
-    from gemma_bench.models.weights import size_of
+    found = _of_use(model, context, bits, ram)
+    if json:
+        print_json(found)
+        return
+    _show(found, ram)
 
+
+_USE = ("context", "bits")
+_TRAINING = ("rank", "batch_size", "length", "dtype", "checkpointing", "adapter_dtype", "exact_merges")
+
+
+def _refuse_unused(asked: typer.Context, is_training: bool) -> None:
+    """Refuse what would change nothing: a step has no context, and a model in use has no rank."""
+    given = [name for name in (_USE if is_training else _TRAINING) if _is_given(asked, name)]
+    if given:
+        option = f"--{given[0].replace('_', '-')}"
+        raise BadInputError(
+            f"{option} is {'not for a training' if is_training else 'only for a training'}: leave out "
+            f"{option} or {'--method' if is_training else 'give --method'}"
+        )
+
+
+def _is_given(asked: typer.Context, name: str) -> bool:
+    source = asked.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _of_use(model: str, context: int, bits: int, ram: float | None) -> dict[str, Any]:
+    """Add up what a model takes that is used."""
+    from gemma_bench.measure.fit import longest_context, most_bits, need
+    from gemma_bench.models.llama import LLAMAS
+    from gemma_bench.models.weights import MODEL_NAMES, size_of
+
+    if model in LLAMAS:
+        known = f"expected one of {', '.join(MODEL_NAMES)}; {', '.join(LLAMAS)} are known with --method"
+        raise BadInputError(f"unknown model {model!r}, {known}")
     size, (low, high) = size_of(model), _limits(ram)
     needed = need(size, context, bits)
     fits = needed.total_bytes <= low
-    found = {
+    return {
         "model": model,
         "bits": bits,
         "context_tokens": context,
@@ -67,10 +109,6 @@ def memory(
         "longest_context_tokens": longest_context(size, bits, low),
         "most_bits": most_bits(size, context, low, bits),
     }
-    if json:
-        print_json(found)
-        return
-    _show(found, ram)
 
 
 def _limits(ram: float | None) -> tuple[int, int]:

@@ -8,6 +8,9 @@ from typer.testing import CliRunner
 
 from gemma_bench.cli import analyze
 from gemma_bench.core.errors import BadInputError
+from gemma_bench.measure.training_memory import forecast
+from gemma_bench.methods.choice import method_named
+from gemma_bench.training.plan import Plan, trainable_size
 
 
 @pytest.fixture
@@ -74,8 +77,34 @@ def test_without_ram_it_is_this_machine(run):
         (["13b", "--method", "lora"], "unknown model '13b', expected one of tiny"),
         (["tiny", "--method", "lora", "--batch-size", 0], "batch size must be at least 1, got 0"),
         (["13b"], "unknown model '13b', expected one of tiny, 270m"),
+        (
+            ["llama-1.3b"],
+            "unknown model 'llama-1.3b', expected one of tiny.*; llama-60m.*llama-1.3b are known with --meth",
+        ),
+        (["12b", "--method", "lora", "--context", 8192], "--context is not for a training: leave out --context or"),
+        (["12b", "--method", "lora", "--bits", 4], "--bits is not for a training"),
+        (["12b", "--rank", 16], "--rank is only for a training: leave out --rank or give --method"),
+        (["12b", "--no-exact-merges"], "--exact-merges is only for a training"),
+        (["12b", "--method", "relora", "--adapter-dtype", "int4"], "unknown training precision 'int4'"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(run, arguments, message):
     with pytest.raises(BadInputError, match=message):
         run(*arguments)
+
+
+def test_the_published_recipe_of_relora_is_what_its_claim_forecasts(run):
+    knobs = ["--rank", 128, "--batch-size", 8, "--length", 512, "--checkpointing"]
+    asked = ["llama-1.3b", "--method", "relora", *knobs, "--json"]
+    ours = json.loads(run(*asked))
+    plan = Plan(
+        trainable_size("llama-1.3b"),
+        method_named("relora", 128),
+        *(8, 512),
+        checkpointing=True,
+        adapter_dtype="bfloat16",
+        exact_merges=False,
+    )
+    theirs = json.loads(run(*asked, "--adapter-dtype", "bfloat16", "--no-exact-merges"))
+    assert theirs["peak_bytes"] == forecast(plan).peak_bytes
+    assert ours["peak_bytes"] > 1.4 * theirs["peak_bytes"]
