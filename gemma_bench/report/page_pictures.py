@@ -30,19 +30,20 @@ class Kind:
     """How an experiment is drawn: its record's class, by name, what its charts are, and how to read them.
 
     Charts are drawn from the newest record of every configuration that was run at the scale of the newest of all,
-    newest first.
+    newest first. Where `row` names a field, it is the newest of each of its values, at any scale beyond the fixture.
     """
 
     record: str
     charts: Callable[[Sequence[Any]], Iterable[Chart]]
     caption: str
+    row: str | None = None
 
 
 _ARMS = Kind("ArmsRecord", low_rank_charts.arms_charts, low_rank_charts.CAPTION)
 _BLOCKS = set_block_charts.decoding_charts, set_block_charts.CAPTION
 
 KINDS: Mapping[str, Kind] = {
-    "capacity_scaling": Kind("CapacityRecord", capacity_charts.scaling_charts, capacity_charts.SCALING),
+    "capacity_scaling": Kind("CapacityRecord", capacity_charts.scaling_charts, capacity_charts.SCALING, row="row"),
     "quantized_memory": Kind("QuantizedRecord", capacity_charts.rounding_charts, capacity_charts.ROUNDING),
     "layer_capacity": Kind("LayerRecord", capacity_charts.layer_charts, capacity_charts.LAYERS),
     "membership": Kind("MembershipRecord", capacity_limit_charts.membership_charts, capacity_limit_charts.MEMBERSHIP),
@@ -86,7 +87,7 @@ def read_pictures(root: Path) -> Pictures:
 
 
 def _picture(root: Path, experiment: str, kind: Kind) -> Iterator[Picture]:
-    newest = _newest(root / "results", experiment)
+    newest = _newest(root / "results", experiment, of_all_scales=kind.row is not None)
     if not newest:
         return
     asked = experiments()[experiment]
@@ -94,25 +95,32 @@ def _picture(root: Path, experiment: str, kind: Kind) -> Iterator[Picture]:
     current = {path: bare for path, bare in newest.items() if bare.experiment_version == module.VERSION}
     if not current:
         return
-    records = [read_record(path, getattr(module, kind.record)) for path in current]
+    rows: dict[Any, tuple[Path, Any]] = {}
+    for path in current:
+        record = read_record(path, getattr(module, kind.record))
+        rows.setdefault(path if kind.row is None else getattr(record, kind.row), (path, record))
+    records = [record for _, record in rows.values()]
     yield Picture(
         experiment,
         asked.question,
         kind.caption,
         tuple(kind.charts(records)),
-        scale=records[0].scale,
+        scale=", ".join(dict.fromkeys(record.scale for record in records)),
         date=records[0].date_utc[:10],
-        records=tuple(path.relative_to(root).as_posix() for path in current),
+        records=tuple(path.relative_to(root).as_posix() for path, _ in rows.values()),
     )
 
 
-def _newest(results: Path, experiment: str) -> dict[Path, BareRecord]:
-    """Return the newest clean record of each configuration at the scale of the newest one."""
+def _newest(results: Path, experiment: str, *, of_all_scales: bool) -> dict[Path, BareRecord]:
+    """Return the newest clean record of each configuration at the scale of the newest one, or of all but fixtures."""
     found: dict[str, tuple[Path, BareRecord]] = {}
     for path, bare in clean_records(results, experiment):
         found.setdefault(bare.config_json, (path, bare))
-    scale = next((bare.scale for _, bare in found.values()), None)
-    return {path: bare for path, bare in found.values() if bare.scale == scale}
+    scales = list(dict.fromkeys(bare.scale for _, bare in found.values()))
+    wanted = scales[:1]
+    if of_all_scales:
+        wanted = [scale for scale in scales if scale != "fixture"] or wanted
+    return {path: bare for path, bare in found.values() if bare.scale in wanted}
 
 
 @dataclass(frozen=True)

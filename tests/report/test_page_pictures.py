@@ -137,6 +137,21 @@ class TestRecords:
         (picture,) = read_pictures(project).of(["layer_capacity"])
         assert picture.scale == "fixture"
 
+    def test_rows_of_a_capacity_curve_are_drawn_at_every_scale_the_newest_of_each(self, project):
+        from gemma_bench.experiments.capacity_record import CapacityRecord
+
+        record = read_record(only(project, "capacity_scaling"), CapacityRecord)
+        more = {"study": ("a", "2026-05-01"), "full": ("b", "2026-04-01"), "fixture": ("c", "2026-06-01")}
+        for scale, (row, date) in more.items():
+            for older in (False, True):
+                change = {"scale": scale, "row": row, "config_json": f"{row} {older}", "parameters_count": 1000 + older}
+                change["date_utc"] = f"{date.replace('2026', '2025') if older else date}T00:00:00Z"
+                write_record(record.model_copy(update=change), project / "results")
+        (picture,) = read_pictures(project).of(["capacity_scaling"])
+        assert picture.scale == "study, full, long"
+        assert [len(chart.series) for chart in picture.charts[:1]] == [3]
+        assert len(picture.records) == 3
+
     def test_a_diverged_arm_has_no_line_and_is_said_to_have_diverged(self, project):
         from gemma_bench.experiments.arms_record import ArmsRecord
 
