@@ -66,16 +66,21 @@ def measure_points(
     if workers <= 1 or device != "cpu" or len(points) <= workers:
         return _measure(points, shape, training, device, progress, state, seconds)
     measure = partial(_share, shape=shape, training=training, state=state, seconds=seconds)
-    found = share_out(measure, points, [point.arm.steps for point in points], workers)
-    progress("points", len(points), len(points))
-    return found
+    return share_out(measure, points, [point.arm.steps for point in points], workers, progress)
 
 
 def _share(
-    points: Sequence[Point], worker: int, *, shape: Shape, training: Training, state: Path | None, seconds: float | None
+    points: Sequence[Point],
+    worker: int,
+    progress: Progress,
+    *,
+    shape: Shape,
+    training: Training,
+    state: Path | None,
+    seconds: float | None,
 ) -> list[Found]:
     folder = None if state is None else state / f"worker-{worker}"
-    return _measure(points, shape, training, "cpu", silent, folder, seconds)
+    return _measure(points, shape, training, "cpu", progress, folder, seconds)
 
 
 def _measure(

@@ -8,6 +8,7 @@ shorter runs are read as well. It is a peak of the loss, of noise predicted wron
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,7 +143,9 @@ class Case(NamedTuple):
     fill: float
 
 
-def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) -> tuple[DescentRecord, ...]:
+def run(
+    config: Config, *, scale: str = "fixture", progress: Progress = silent, state: Path | None = None
+) -> tuple[DescentRecord, ...]:
     """Train a model on every size, test each, measure capacity beside, and return one record."""
     config.check()
     kinds = [(config.rule_ratio, config.fill_ratios), (0.0, config.capacity_fills)]
@@ -154,16 +157,17 @@ def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) 
         for fill in fills
     ]
     costs = [case.steps for case in cases]
-    measure = partial(_measure, config=config, progress=progress if config.workers == 1 else silent)
-    rows = share_out(measure, cases, costs, config.workers)
-    progress("models", len(cases), len(cases))
+    rows = share_out(partial(_measure, config=config, state=state), cases, costs, config.workers, progress)
     return (_record(config, rows, scale),)
 
 
-def _measure(cases: Sequence[Case], _worker: int, *, config: Config, progress: Progress) -> list[dict[str, Any]]:
+def _measure(
+    cases: Sequence[Case], worker: int, progress: Progress, *, config: Config, state: Path | None
+) -> list[dict[str, Any]]:
     data = [_strings(config, case) for case in cases]
     arms = [Arm(case.seed, config.rate, case.steps) for case in cases]
-    trained = train(config.shape, arms, data, Training(batch=config.batch_size), progress=progress)
+    folder = None if state is None else state / f"worker-{worker}"
+    trained = train(config.shape, arms, data, Training(batch=config.batch_size), progress=progress, state=folder)
     return [_row(config, *each) for each in zip(cases, data, trained, strict=True)]
 
 

@@ -6,6 +6,7 @@ others of its kind, but not this one, is learnt by heart; what held-out samples 
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -144,15 +145,20 @@ class FineTuneRecord(Record):
 
 
 def run(
-    config: Config, *, scale: str = "fixture", device: str = "cpu", progress: Progress = silent
+    config: Config,
+    *,
+    scale: str = "fixture",
+    device: str = "cpu",
+    progress: Progress = silent,
+    state: Path | None = None,
 ) -> Iterator[FineTuneRecord]:
     """Fine-tune every arm at every data size and seed, and yield a record per arm."""
     if not config.arms:
         raise BadInputError("arms must be at least 1, got 0")
     for arm in config.arms:
         arm.check()
-    for arm in config.arms:
-        yield _record(arm, measure(arm, device, progress), scale)
+    for place, arm in enumerate(config.arms):
+        yield _record(arm, measure(arm, device, progress, None if state is None else state / f"arm-{place}"), scale)
 
 
 def _record(arm: Arm, found: Found, scale: str) -> FineTuneRecord:

@@ -1,7 +1,9 @@
 """The runs behind `fine_tune_memorization`: one base, one reference, then a fine-tune for every size of data."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import log
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.files import Progress
+from gemma_bench.core.kept import kept
 from gemma_bench.core.records import Subject, columns
 from gemma_bench.measure.capacity import memory
 from gemma_bench.measure.likelihood import TokenNats
@@ -120,8 +123,8 @@ class Bench:
     reference_held_out_nats: Float[np.ndarray, "sequence position"]
 
 
-def measure(arm: Arm, device: str, progress: Progress) -> Found:
-    """Run every seed and data size of an arm."""
+def measure(arm: Arm, device: str, progress: Progress, state: Path | None = None) -> Found:
+    """Run every seed and data size of an arm; what a `state` folder holds of them is not run again."""
     rows: list[Row] = []
     for seed in arm.seeds:
         trainee, what, corpus, start = _trainee(arm, device, seed)
@@ -130,7 +133,9 @@ def measure(arm: Arm, device: str, progress: Progress) -> Found:
             _run(trainee, material.base, start, Course(1, _BASE_BATCH, _BASE_RATE, seed), progress, "growing")
             trainee = WholeModel(trainee.model)
         bench = _bench(arm, trainee, material, seed, progress)
-        rows += [_point(arm, bench, sequences, seed, progress) for sequences in arm.sequences_counts]
+        for sequences in arm.sequences_counts:
+            point = partial(_point, arm, bench, sequences, seed, progress)
+            rows.append(kept(state, f"{seed}-{sequences}", point))
     return Found(what, sum(parameter.numel() for parameter in trainee.parameters()), rows)
 
 

@@ -6,17 +6,21 @@ need not add up. Noise sensitivity: bits lost, per parameter, when one part's we
 spread; it rises as a model fills. Early noise passes through more layers: compare within a part, not between parts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from math import log2, prod
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from gemma_bench.core.errors import BadInputError, InvalidRunError
 from gemma_bench.core.files import Progress, silent
 from gemma_bench.core.records import Record, Subject, columns
+from gemma_bench.experiments.sharing import share_out
 from gemma_bench.experiments.tiny_strings import TinyShape
 from gemma_bench.measure.capacity import memory, uniform
 from gemma_bench.measure.likelihood import Sequences
@@ -32,7 +36,10 @@ _FEWEST_BLOCKS = 2
 
 
 class Config(TinyShape):
-    """One shape, given `fill_ratios` bits of data per parameter; at the `marginal_fill` each block is frozen once."""
+    """One shape, given `fill_ratios` bits of data per parameter; at the `marginal_fill` each block is frozen once.
+
+    How many `workers` share the models out changes nothing that is found, and no record holds it.
+    """
 
     layers: int = 3
     marginal_fill: float = 4.0
@@ -43,6 +50,7 @@ class Config(TinyShape):
     seeds: tuple[int, ...]
     noise_ratio: float = 0.05
     noise_draws: int = 4
+    workers: int = Field(1, exclude=True)
 
     def sequences(self, fill: float) -> int:
         """Return how many sequences have `fill` bits per parameter."""
@@ -58,12 +66,14 @@ class Config(TinyShape):
             raise BadInputError("data must be at least 1 sequence at every fill ratio")
         if self.noise_draws < 1:
             raise BadInputError(f"noise draws must be at least 1, got {self.noise_draws}")
+        if self.workers < 1:
+            raise BadInputError(f"workers must be at least 1, got {self.workers}")
 
 
 FIXTURE = Config(layers=2, fill_ratios=(1.0,), visits=60, seeds=(0,), noise_draws=2)
 """Seconds on one core; far from full."""
 
-STUDY = Config(fill_ratios=(0.5, 1.0, 2.0, 8.0), visits=400, seeds=tuple(range(16)))
+STUDY = Config(fill_ratios=(0.5, 1.0, 2.0, 8.0), visits=400, seeds=tuple(range(16)), workers=2)
 """10 thousand parameters in three blocks, sixteen seeds: with four the spread over depth was undecided at 10 %."""
 
 
@@ -94,27 +104,60 @@ class LayerRecord(Record):
         return rows
 
 
-def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) -> tuple[LayerRecord, ...]:
+class Case(NamedTuple):
+    """One model: its seed, its data's bits per parameter, and what is frozen of it."""
+
+    seed: int
+    fill: float
+    frozen: tuple[str, ...]
+
+
+class Found(NamedTuple):
+    """The bits that a model holds, and, of a whole one, those that noise in each of its parts costs, draw by draw."""
+
+    bits: float
+    lost_bits: dict[str, list[float]]
+
+
+def run(
+    config: Config, *, scale: str = "fixture", progress: Progress = silent, state: Path | None = None
+) -> tuple[LayerRecord, ...]:
     """Train whole and partly frozen models, and whole ones at every fill; shake the whole ones; return one record."""
     config.check()
     blocks = [(f"{block}.",) for block in range(config.layers)]
-    cases = [(seed, config.marginal_fill, frozen) for seed in config.seeds for frozen in [(), *blocks]]
-    cases += [(seed, fill, ()) for seed in config.seeds for fill in config.fill_ratios]
-    data = [_strings(config, seed, fill) for seed, fill, _ in cases]
-    arms = [
-        Arm(seed, config.rate, steps_for(config.visits, len(held), config.batch_size), frozen)
-        for (seed, _, frozen), held in zip(cases, data, strict=True)
-    ]
-    trained = train(config.shape, arms, data, Training(batch=config.batch_size), progress=progress)
-    for (seed, fill, frozen), model in zip(cases, trained, strict=True):
-        if model.diverged:
-            raise InvalidRunError("diverged", f"seed {seed}, {fill} bits per parameter, {frozen}: {model.diverged}")
+    cases = [Case(seed, config.marginal_fill, frozen) for seed in config.seeds for frozen in [(), *blocks]]
+    cases += [Case(seed, fill, ()) for seed in config.seeds for fill in config.fill_ratios]
+    costs = [config.sequences(case.fill) for case in cases]
+    found = share_out(partial(_measure, config=config, state=state), cases, costs, config.workers, progress)
     marginal = len(config.seeds) * (config.layers + 1)
-    held_bits = [_bits(config, *pair) for pair in zip(trained[:marginal], data[:marginal], strict=True)]
-    whole = [
-        (fill, model, held) for (_, fill, frozen), model, held in zip(cases, trained, data, strict=True) if not frozen
+    held_bits = [one.bits for one in found[:marginal]]
+    return (_record(config, np.reshape(held_bits, (-1, config.layers + 1)), list(_map(config, cases, found)), scale),)
+
+
+def _measure(
+    cases: Sequence[Case], worker: int, progress: Progress, *, config: Config, state: Path | None
+) -> list[Found]:
+    """Train some of the models as one stack and read them."""
+    data = [_strings(config, case.seed, case.fill) for case in cases]
+    arms = [
+        Arm(case.seed, config.rate, steps_for(config.visits, len(held), config.batch_size), case.frozen)
+        for case, held in zip(cases, data, strict=True)
     ]
-    return (_record(config, np.reshape(held_bits, (-1, config.layers + 1)), list(_map(config, whole)), scale),)
+    folder = None if state is None else state / f"worker-{worker}"
+    trained = train(config.shape, arms, data, Training(batch=config.batch_size), progress=progress, state=folder)
+    for case, model in zip(cases, trained, strict=True):
+        if model.diverged:
+            where = f"seed {case.seed}, {case.fill} bits per parameter, {case.frozen}"
+            raise InvalidRunError("diverged", f"{where}: {model.diverged}")
+    return [_read(config, *each) for each in zip(cases, trained, data, strict=True)]
+
+
+def _read(config: Config, case: Case, model: Trained, held: Sequences) -> Found:
+    whole_bits, lost = _bits(config, model, held), dict[str, list[float]]()
+    for part, names in ({} if case.frozen else parts(config.shape)).items():
+        shaken = (_shaken(config, model, names, draw) for draw in range(config.noise_draws))
+        lost[part] = [whole_bits - _bits(config, each, held) for each in shaken]
+    return Found(whole_bits, lost)
 
 
 def _strings(config: Config, seed: int, fill: float) -> Sequences:
@@ -136,19 +179,13 @@ def parts(shape: Shape) -> dict[str, list[str]]:
     return found
 
 
-def _map(config: Config, whole: list[tuple[float, Trained, Sequences]]) -> Iterator[dict[str, Any]]:
+def _map(config: Config, cases: Sequence[Case], found: Sequence[Found]) -> Iterator[dict[str, Any]]:
     """Yield, per fill ratio and part, what a twentieth of noise costs, over seeds and draws."""
-    shape = config.shape
-    for fill in sorted({fill for fill, *_ in whole}):
-        models = [(model, held) for there, model, held in whole if there == fill]
-        before = [_bits(config, model, held) for model, held in models]
-        for part, names in parts(shape).items():
-            lost = [
-                whole_bits - _bits(config, _shaken(config, model, names, draw), held)
-                for (model, held), whole_bits in zip(models, before, strict=True)
-                for draw in range(config.noise_draws)
-            ]
-            count = sum(prod(shape.tensors[name]) for name in names)
+    whole = [(case.fill, one.lost_bits) for case, one in zip(cases, found, strict=True) if not case.frozen]
+    for fill in sorted({fill for fill, _ in whole}):
+        for part, names in parts(config.shape).items():
+            lost = [bits for there, of in whole if there == fill for bits in of[part]]
+            count = sum(prod(config.shape.tensors[name]) for name in names)
             yield {"fill_bits_per_parameter": fill, "parts": part, "lost_bits_per_parameter": np.mean(lost) / count}
 
 

@@ -8,6 +8,7 @@ one costs more than another for what it is, which hides who was a member.
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gemma_bench.core.errors import BadInputError, InvalidRunError
@@ -130,24 +131,27 @@ class Case(NamedTuple):
     fill: float
 
 
-def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) -> tuple[MembershipRecord, ...]:
+def run(
+    config: Config, *, scale: str = "fixture", progress: Progress = silent, state: Path | None = None
+) -> tuple[MembershipRecord, ...]:
     """Train a model on every law, seed and size, attack each, and return one record."""
     config.check()
     cases = [Case(rule, seed, fill) for rule, fills in config.laws() for seed in config.seeds for fill in fills]
     costs = [config.sequences(case.rule, case.fill) for case in cases]
-    measure = partial(_measure, config=config, progress=progress if config.workers == 1 else silent)
-    rows = share_out(measure, cases, costs, config.workers)
-    progress("models", len(cases), len(cases))
+    rows = share_out(partial(_measure, config=config, state=state), cases, costs, config.workers, progress)
     return (_record(config, rows, scale),)
 
 
-def _measure(cases: Sequence[Case], _worker: int, *, config: Config, progress: Progress) -> list[dict[str, Any]]:
+def _measure(
+    cases: Sequence[Case], worker: int, progress: Progress, *, config: Config, state: Path | None
+) -> list[dict[str, Any]]:
     data = [_members(config, case) for case in cases]
     arms = [
         Arm(case.seed, config.rate, steps_for(config.visits, len(members), config.batch_size))
         for case, members in zip(cases, data, strict=True)
     ]
-    trained = train(config.shape, arms, data, Training(batch=config.batch_size), progress=progress)
+    folder = None if state is None else state / f"worker-{worker}"
+    trained = train(config.shape, arms, data, Training(batch=config.batch_size), progress=progress, state=folder)
     return [_row(config, *each) for each in zip(cases, data, trained, strict=True)]
 
 

@@ -6,6 +6,7 @@ rounded in affine groups, 32/group bits per weight for scale and bias, and what 
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,9 @@ class QuantizedRecord(Record):
         return [kept for kept, *where in rows if where == [bits, rounding, fill]]
 
 
-def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) -> tuple[QuantizedRecord, ...]:
+def run(
+    config: Config, *, scale: str = "fixture", progress: Progress = silent, state: Path | None = None
+) -> tuple[QuantizedRecord, ...]:
     """Fill models, round them, read what is left, and return one record."""
     config.check()
     cases = [(seed, fill) for seed in config.seeds for fill in config.fill_ratios]
@@ -102,7 +105,7 @@ def run(config: Config, *, scale: str = "fixture", progress: Progress = silent) 
         Arm(seed, config.rate, steps_for(config.visits, len(held), config.batch_size))
         for (seed, _), held in zip(cases, data, strict=True)
     ]
-    trained = train(config.shape, arms, data, Training(batch=config.batch_size), progress=progress)
+    trained = train(config.shape, arms, data, Training(batch=config.batch_size), progress=progress, state=state)
     rows: list[dict[str, Any]] = []
     for (seed, fill), model, held in zip(cases, trained, data, strict=True):
         if model.diverged:

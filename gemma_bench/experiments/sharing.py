@@ -2,15 +2,28 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
+from multiprocessing.queues import Queue
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from gemma_bench.core.files import Progress, silent
 
 Case = TypeVar("Case")
 Found = TypeVar("Found")
+
+Measure = Callable[[Sequence[Case], int, Progress], list[Found]]
+"""Measures cases as a worker of a number, and says how far it is."""
+
+_LISTEN_EVERY_S = 0.5
+
+_REPORTS: "list[Queue[tuple[str, int, int]]]" = []
+"""In a worker, where its process hears from."""
 
 
 @contextmanager
@@ -41,21 +54,52 @@ def _end_with_parent() -> None:
 
 
 def share_out(
-    measure: Callable[[Sequence[Case], int], list[Found]], cases: Sequence[Case], costs: Sequence[float], workers: int
+    measure: Measure[Case, Found],
+    cases: Sequence[Case],
+    costs: Sequence[float],
+    workers: int,
+    progress: Progress = silent,
 ) -> list[Found]:
     """Measure cases, with several workers in a process each, the costly ones shared out first; keep their order.
 
-    `measure` is told its worker's number, and is a function of a module, or a `partial` of one.
+    `measure` is told its worker's number, and is a function of a module, or a `partial` of one. The progress of every
+    worker is reported here, under its number.
     """
-    if workers == 1:
-        return measure(cases, 0)
+    workers = min(workers, len(cases))
+    if workers <= 1:
+        return measure(cases, 0, progress)
     order = sorted(range(len(cases)), key=lambda place: -costs[place])
     shares = [order[first::workers] for first in range(workers)]
-    with processes(workers) as pool:
-        jobs = [pool.submit(measure, [cases[place] for place in share], worker) for worker, share in enumerate(shares)]
+    reports: Queue[tuple[str, int, int]] = get_context("spawn").Queue()
+    with processes(workers, partial(_report_to, reports)) as pool:
+        jobs = [
+            pool.submit(_measure, measure, [cases[place] for place in share], worker)
+            for worker, share in enumerate(shares)
+        ]
+        _listen(jobs, reports, progress)
         found = {
             place: one
             for share, job in zip(shares, jobs, strict=True)
             for place, one in zip(share, job.result(), strict=True)
         }
     return [found[place] for place in range(len(cases))]
+
+
+def _report_to(reports: "Queue[tuple[str, int, int]]") -> None:
+    reports.cancel_join_thread()  # a report that nobody waits for must not keep the process
+    _REPORTS.append(reports)
+
+
+def _measure(measure: Measure[Case, Found], cases: Sequence[Case], worker: int) -> list[Found]:
+    (reports,) = _REPORTS
+    return measure(cases, worker, lambda what, done, total: reports.put((f"{what}, process {worker + 1}", done, total)))
+
+
+def _listen(jobs: "Sequence[Future[Any]]", reports: "Queue[tuple[str, int, int]]", progress: Progress) -> None:
+    """Pass reports on until all jobs are done or one has failed."""
+    while True:
+        over, running = wait_for(jobs, _LISTEN_EVERY_S, FIRST_EXCEPTION)
+        while not reports.empty():
+            progress(*reports.get())
+        if not running or any(job.exception() for job in over):
+            return
