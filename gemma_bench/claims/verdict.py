@@ -34,7 +34,10 @@ class Verdict(StrEnum):
 
 
 class Measured(BaseModel):
-    """One figure with the interval that it is known to; an exact figure's interval has no width."""
+    """One figure with the interval that it is known to; an exact figure's interval has no width.
+
+    Where the interval does not come from repetitions alone, `narrowed_by` names what would narrow it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -43,6 +46,7 @@ class Measured(BaseModel):
     high: float
     unit: str = Field(min_length=1)
     samples: tuple[float, ...] = ()
+    narrowed_by: str = Field(default="", exclude=True)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -151,7 +155,9 @@ def decide(measured: Measured, allowed: Allowed, reason: str = "") -> Judgement:
 
 
 def _what_would_settle(measured: Measured, allowed: Allowed) -> str:
-    """Say how many more repetitions would settle it, if intervals shrink with the root of their number."""
+    """Say what would settle it: repetitions, if intervals shrink with the root of their number, or what is named."""
+    if measured.narrowed_by:
+        return f"the interval straddles the threshold; not more repetitions but {measured.narrowed_by} may settle it"
     count = len(measured.samples)
     distance = min(abs(measured.value - edge) for edge in allowed.edges if measured.low <= edge <= measured.high)
     if not count or not distance:

@@ -102,7 +102,8 @@ def peak_over_capacity(request):
             reason += f"; the peak moves with training time: at {steps:,} steps it is at {moved}"
         low, high = min(peak.low_ratio for peak in peaks), max(peak.high_ratio for peak in peaks)
         samples = tuple(peak.ratio for peak in peaks)
-        return Measured(value=value, low=low, high=high, unit="× capacity", samples=samples), reason
+        finer = "data sizes nearer to each other"
+        return Measured(value=value, low=low, high=high, unit="× capacity", samples=samples, narrowed_by=finer), reason
 
     return judged
 

@@ -51,6 +51,12 @@ def test_inconclusive_says_how_many_repetitions_would_settle_it():
     assert "about 140 more repetitions would settle it" in judgement.reason  # 4 · (6/1)² − 4
 
 
+def test_an_interval_that_repetitions_do_not_narrow_says_what_would():
+    coarse = measured(70, 76, 82, samples=(70, 76, 82, 76)).model_copy(update={"narrowed_by": "a finer grid"})
+    assert "not more repetitions but a finer grid may settle it" in decide(coarse, at_least(75)).reason
+    assert "narrowed_by" not in coarse.model_dump()
+
+
 def test_a_median_on_the_threshold_promises_nothing():
     assert "may not settle it" in decide(measured(70, 75, 80, samples=(70, 80)), at_least(75)).reason
 
