@@ -2,36 +2,22 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 
 from gemma_bench.core.intervals import Interval
 from gemma_bench.core.records import Record, Subject
+from gemma_bench.experiments.capacity_record import CapacityRecord
 
 _RESAMPLES = 2000
-
-
-class Capacity(Protocol):
-    """What a fit needs of a row: its parameters and, per seed, its capacity in bits per parameter."""
-
-    @property
-    def parameters_count(self) -> int:
-        """Count the row's parameters."""
-
-    @property
-    def samples(self) -> tuple[float, ...]:
-        """List the capacities, one for each seed."""
-
-    @property
-    def dtype(self) -> str | None:
-        """Name the precision."""
 
 
 class FitRecord(Record):
     """The fit over several sizes; `samples` are all capacities in bits per parameter, size by size, seed by seed.
 
-    Intervals resample seeds within each size. What all seeds share, rates and visits, is not in them.
+    Intervals resample seeds within each size. What all seeds share, rates and visits, is not in them. Size by size,
+    `last_doubling_percent` is what twice the visits gained and `data_over_capacity_ratio` is how often the largest data
+    exceed capacity; records of earlier code have neither.
     """
 
     sizes_parameters_counts: tuple[int, ...]
@@ -45,6 +31,8 @@ class FitRecord(Record):
     origin_high_bits_per_parameter: float
     smallest_bits_per_parameter: float
     largest_bits_per_parameter: float
+    last_doubling_percent: tuple[float | None, ...] = ()
+    data_over_capacity_ratio: tuple[float, ...] = ()
 
 
 def fits(parameters: Sequence[int], capacities: Sequence[Sequence[float]]) -> tuple[Interval, float, Interval]:
@@ -68,7 +56,7 @@ def _around(value: float, resampled: Sequence[float]) -> Interval:
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
-def fit_record(rows: Sequence[Capacity], config_json: str, scale: str, version: int) -> FitRecord:
+def fit_record(rows: Sequence[CapacityRecord], config_json: str, scale: str, version: int) -> FitRecord:
     """Fit the rows that a run has measured."""
     counts = [row.parameters_count for row in rows]
     slope, intercept, origin = fits(counts, [row.samples for row in rows])
@@ -87,4 +75,6 @@ def fit_record(rows: Sequence[Capacity], config_json: str, scale: str, version: 
         **origin.named("origin", "bits_per_parameter"),
         smallest_bits_per_parameter=min(found),
         largest_bits_per_parameter=max(found),
+        last_doubling_percent=tuple(row.last_doubling_percent for row in rows),
+        data_over_capacity_ratio=tuple(row.data_over_capacity() for row in rows),
     )

@@ -55,6 +55,10 @@ class CapacityRecord(Record):
         columns = self.data_bits_per_parameter, self.seeds, self.saved_bits, self.ceiling_bits
         return list(zip(*columns, strict=True))
 
+    def data_over_capacity(self) -> float:
+        """Return how often the largest data exceed the capacity that was measured."""
+        return max(self.data_bits_per_parameter) / self.capacity_bits_per_parameter
+
 
 def capacities(points: Sequence[Found], parameters: int) -> list[float]:
     """Return per seed the most bits per parameter that any data size made the model hold."""

@@ -55,22 +55,70 @@ def told(record):
     )
 
 
-@pytest.fixture
-def published_capacity():
-    """Return what judges a record of the smallest published model: its bits per parameter over seeds.
+def require_data_above_capacity(record):
+    """Refuse a record whose largest data do not exceed what its models held: they may have fitted whole."""
+    from gemma_bench.core.errors import UnavailableError
 
-    A run that still gains more than 2 % in a doubling of its visits bounds capacity only from below: the interval then
-    reaches up to the end of what is allowed, which leaves the claim undecided.
-    """
-
-    def judged(record, highest):
-        low, high = record.capacity_low_bits_per_parameter, record.capacity_high_bits_per_parameter
-        gain = record.last_doubling_percent
-        if gain is None or gain > 2:
-            high = max(high, highest)
-        value = record.capacity_bits_per_parameter
-        return Measured(value=value, low=low, high=high, unit="bits per parameter", samples=record.samples), told(
-            record
+    if (over := record.data_over_capacity()) <= 1:
+        needed = max(record.sequences_counts) / over
+        raise UnavailableError(
+            "data",
+            f"{record.row}: the largest data are {over:.2f} of capacity, more than {needed:,.0f} sequences would exceed it",
         )
+
+
+@pytest.fixture
+def above_capacity():
+    """Return what refuses a record whose data may have fitted whole."""
+    return require_data_above_capacity
+
+
+def from_below(value, low, high, gains, allowed, samples=()):
+    """Return capacity in bits per parameter; what still gains more than 2 % in a doubling of its visits is a lower bound.
+
+    Its interval then reaches up to the end of what is allowed, which decides nothing but that capacity is above it.
+    """
+    bound = {}
+    if any(gain is None or gain > 2 for gain in gains):
+        high, bound = max(high, allowed.high), {"narrowed_by": "more visits of each sequence"}
+    return Measured(value=value, low=low, high=high, unit="bits per parameter", samples=samples, **bound)
+
+
+@pytest.fixture
+def published_capacity(request):
+    """Return what judges a record of the smallest published model: its bits per parameter over seeds."""
+    from evidence.known_answers import capacity_of
+
+    def judged(record, allowed):
+        if request.config.option.faults:
+            record = capacity_of(record, (allowed.low + allowed.high) / 2)
+        require_data_above_capacity(record)
+        ends = (getattr(record, f"capacity_{end}bits_per_parameter") for end in ("", "low_", "high_"))
+        return from_below(*ends, [record.last_doubling_percent], allowed, record.samples), told(record)
+
+    return judged
+
+
+@pytest.fixture
+def fitted_capacity():
+    """Return what judges a fit over sizes: its ratio through the origin, with what it rests on."""
+    from gemma_bench.core.errors import UnavailableError
+
+    def judged(record, allowed):
+        over = min(record.data_over_capacity_ratio, default=None)
+        if over is not None and over <= 1:
+            raise UnavailableError(
+                "data",
+                f"the largest data are {over:.2f} of capacity: {1 / over:.2f} times the sequences would exceed it",
+            )
+        slope = "{:.2f} [{:.2f}, {:.2f}]".format(
+            *(getattr(record, f"slope_{end}bits_per_parameter") for end in ("", "low_", "high_"))
+        )
+        reason = f"ratio through the origin; slope {slope}; single capacities {record.smallest_bits_per_parameter:.2f} to {record.largest_bits_per_parameter:.2f}"
+        gains = record.last_doubling_percent
+        gained = ", ".join("unknown" if gain is None else f"{gain:.1f} %" for gain in gains) or "not recorded"
+        ends = (getattr(record, f"origin_{end}bits_per_parameter") for end in ("", "low_", "high_"))
+        reason += f"; the last doubling of visits gained, by size: {gained}"
+        return from_below(*ends, gains, allowed), reason
 
     return judged

@@ -11,6 +11,13 @@ def peak_at_nine_tenths(record):
     return record.model_copy(update={"test_bits_per_token": tuple(10 - 5 * abs(ratio - 0.9) for ratio in ratios)})
 
 
+def capacity_of(record, bits_per_parameter):
+    """Return a capacity of so many bits per parameter with every seed, which further visits do not raise."""
+    figures = {f"capacity_{end}bits_per_parameter": bits_per_parameter for end in ("", "low_", "high_")}
+    samples = tuple(bits_per_parameter for _ in record.samples)
+    return record.model_copy(update={**figures, "samples": samples, "last_doubling_percent": 0.0})
+
+
 def same_at_every_depth(record):
     """Return marginal capacities of 2.8 bits per parameter in every block, with every seed."""
     return record.model_copy(

@@ -1,5 +1,7 @@
 """Capacity over sizes: a curve that rises and then stays, a fit, partial records, and refusals."""
 
+from pathlib import Path
+
 import pytest
 
 from gemma_bench.core.errors import BadInputError, InvalidRunError, UnavailableError
@@ -36,6 +38,14 @@ def test_a_curve_and_a_fit(tmp_path):
     assert fit.origin_low_bits_per_parameter <= fit.origin_bits_per_parameter <= fit.origin_high_bits_per_parameter
     assert read_record(write_record(first, tmp_path), CapacityRecord) == first
     assert read_record(write_record(fit, tmp_path), FitRecord) == fit
+    assert fit.last_doubling_percent == (first.last_doubling_percent, second.last_doubling_percent)
+    assert fit.data_over_capacity_ratio == pytest.approx([5.4 / r.capacity_bits_per_parameter for r in (first, second)])
+
+
+def test_a_fit_of_earlier_code_is_still_read():
+    folder = Path(__file__).parents[2] / "results/records/capacity_fit"
+    (older,) = (read_record(path, FitRecord) for path in folder.glob("20261124T115558Z-*.json"))
+    assert (older.last_doubling_percent, older.data_over_capacity_ratio) == ((), ())
 
 
 def test_workers_find_what_one_process_finds():
@@ -54,6 +64,14 @@ def test_a_row_without_evidence_does_not_take_the_others_with_it():
     records = run(Config(rows=(tiny_row(8, rates=(1e30,)), tiny_row(8))))
     assert next(records).capacity_bits > 0
     with pytest.raises(InvalidRunError, match="no run is evidence"):
+        next(records)
+
+
+def test_a_row_without_room_does_not_take_the_fit_with_it():
+    without_room = tiny_row(8, training=Training(batch=10**9))
+    records = run(Config(rows=(tiny_row(8, visits=30), tiny_row(12, visits=30), without_room)))
+    assert [type(next(records)) for _ in range(3)] == [CapacityRecord, CapacityRecord, FitRecord]
+    with pytest.raises(UnavailableError, match="the largest stack that fits"):
         next(records)
 
 
@@ -83,7 +101,9 @@ def test_every_preset_can_run():
         for row in getattr(experiment, name).rows:
             row.check()
             assert row.sequences(1.0) >= 1
-    assert experiment.LONG.rows[0].shape.parameter_count == 80_352
+    (long,) = experiment.LONG.rows
+    assert long.shape.parameter_count == 80_352
+    assert (long.visits, long.ratios, len(long.seeds)) == (6400, (1.0, 5.4, 8.0), 2)
     assert max(row.shape.parameter_count for row in experiment.STUDY.rows) < 15_000
 
 
