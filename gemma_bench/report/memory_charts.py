@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from gemma_bench.experiments.step_cost import StepRecord
 
 _KINDS = ("weights", "gradients", "optimizer", "activations", "temporaries")
+_PROCESS = "whole process"
 _WHOLE_MS = 100
 CAPTION = (
-    "Bytes of live tensors at the peak of a training step, by kind: forecast without allocating any, and measured. "
+    "Bytes of live tensors at the peak of a training step, by kind: forecast without allocating any, and measured; "
+    "beside them the footprint of the whole process, libraries and all. "
     "Times are over those of the first method, with 95 % intervals; a step ends before a merge."
 )
 RULES = "Time of a step over that of a LoRA step of the same model, in turn with it, with 95 % intervals."
@@ -24,7 +26,8 @@ def step_charts(records: Sequence["StepRecord"]) -> Iterator[Chart]:
     """Yield memory bars and times over the first method, case by case."""
     for case in dict.fromkeys(record.case for record in records):
         rows = sorted((record for record in records if record.case == case), key=_place)
-        yield Bars(f"Memory of a step: {case}", "bytes", _KINDS, [bar for row in rows for bar in _pair(row)])
+        kinds = (*_KINDS, _PROCESS)
+        yield Bars(f"Memory of a step: {case}", "bytes", kinds, [bar for row in rows for bar in _bars(row)])
         figures = [_time(row) for row in rows]
         yield Dots(f"Time of a step: {case}", f"over {rows[0].method}", figures, mark=1.0)
 
@@ -44,12 +47,14 @@ def _place(record: "StepRecord") -> int:
     return methods.index(record.method)
 
 
-def _pair(record: "StepRecord") -> Iterator[Bar]:
+def _bars(record: "StepRecord") -> Iterator[Bar]:
     foreseen = [getattr(record, f"forecast_{kind}_bytes") for kind in _KINDS]
-    yield Bar("forecast", foreseen, gigabytes(sum(foreseen)), group=_named(record), is_faint=True)
+    yield Bar("forecast", [*foreseen, 0], gigabytes(sum(foreseen)), group=_named(record), is_faint=True)
     measured = [getattr(record, f"measured_{kind}_bytes") for kind in _KINDS]
     if None not in measured:
-        yield Bar("measured", measured, gigabytes(record.measured_peak_bytes))
+        yield Bar("measured", [*measured, 0], gigabytes(record.measured_peak_bytes))
+    process = [0 for _ in _KINDS]
+    yield Bar("process", [*process, record.footprint_bytes], gigabytes(record.footprint_bytes))
 
 
 def _named(record: "StepRecord") -> str:

@@ -53,7 +53,7 @@ class TestRecords:
 
     def test_bars_are_as_long_as_the_bytes(self, pictures):
         bars, _ = pictures["step_cost"].charts
-        assert [bar.group for bar in bars.bars[::2]] == ["full", "lora, rank 128", "relora, rank 128", "rank1"]
+        assert [bar.group for bar in bars.bars[::3]] == ["full", "lora, rank 128", "relora, rank 128", "rank1"]
         drawn = shapes(bars, "part")
         record = [bar for bar in bars.bars if bar.name == "measured"]
         longest = max(sum(bar.parts) for bar in bars.bars)
@@ -64,6 +64,15 @@ class TestRecords:
                 assert part < longest / 1e5 or any(
                     one.width == pytest.approx(full * part / longest, abs=0.02) for one in found
                 )
+
+    def test_the_process_is_shown_beside_what_it_holds(self, pictures):
+        bars, _ = pictures["step_cost"].charts
+        process = [bar for bar in bars.bars if bar.name == "process"]
+        measured = [bar for bar in bars.bars if bar.name == "measured"]
+        assert len(process) == len(measured) == 4
+        for whole, held in zip(process, measured, strict=True):
+            assert set(whole.parts[:-1]) == {0}
+            assert whole.parts[-1] > sum(held.parts)
 
     def test_curves_are_the_means_over_seeds(self, pictures):
         from gemma_bench.experiments.arms_record import ArmsRecord
