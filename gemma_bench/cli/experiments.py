@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import typer
+from rich.prompt import Prompt
 from rich.table import Table
 
 from gemma_bench.cli.console import Json, errors, output, print_json, progress_bar
@@ -28,7 +29,7 @@ Results = Annotated[Path, typer.Option("--results", help="The folder of the reco
 
 
 def menu(results: Results = Path("results"), json: Json = False) -> None:
-    """List the experiments: the question, the scales with their minutes, the newest record."""
+    """List the experiments: the question, the scales with their minutes, the newest record; in a terminal run one."""
     rows = [_row(experiment, results) for experiment in experiments().values()]
     if json:
         print_json(rows)
@@ -38,6 +39,26 @@ def menu(results: Results = Path("results"), json: Json = False) -> None:
         scales = (_minutes(scale, minutes) for scale, minutes in row["minutes"].items())
         table.add_row(row["name"], row["question"], "\n".join(scales), row["newest"] or "none")
     output.print(table)
+    if _is_asked():
+        _offer(results)
+
+
+def _is_asked() -> bool:
+    """Tell whether somebody is there to choose."""
+    return output.is_terminal and sys.stdin.isatty()
+
+
+def _offer(results: Path) -> None:
+    """Ask for an experiment and a scale, with its minutes, and run that; an empty answer runs none."""
+    name = Prompt.ask(
+        "run which, or none", choices=["", *experiments()], default="", show_choices=False, console=output
+    )
+    if not name:
+        return
+    minutes = find(name).minutes
+    output.print(", ".join(_minutes(*scale) for scale in minutes.items()), highlight=False)
+    scale = Prompt.ask("at which scale", choices=list(minutes), default=next(iter(minutes)), console=output)
+    run(name, scale, results=results)
 
 
 def _row(experiment: Experiment, results: Path) -> dict[str, Any]:

@@ -80,6 +80,18 @@ def test_the_menu_names_question_scales_and_newest_record(gemma_bench, monkeypat
     assert "which library and precision decodes fastest" in gemma_bench("experiments").out
 
 
+@pytest.mark.parametrize(("answers", "count"), [(["speed_tabel", "speed_table", "fixture"], 1), ([""], 0)])
+def test_a_menu_in_a_terminal_runs_what_is_chosen(gemma_bench, toy, monkeypatch, tmp_path, answers, count):
+    asked = iter(answers)
+    toy(stopped if count == 0 else on_a_device)
+    monkeypatch.setattr(cli, "_is_asked", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda *_: next(asked))
+    done = gemma_bench("experiments", "--results", tmp_path / "here")
+    assert (done.code, len(records(tmp_path / "here"))) == (0, count)
+    assert ("about 0.5 minutes" in done.out) is bool(count)
+    assert list(asked) == []
+
+
 def test_every_record_is_written_and_named(gemma_bench, toy, tmp_path):
     toy(counted)
     done = gemma_bench("run", "toy", "--results", tmp_path / "here")
