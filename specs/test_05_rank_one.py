@@ -109,7 +109,7 @@ def test_plain_rank_one_updates_train_as_well(judge, arms, excess, best):
     """At 165 thousand parameters and equal tokens, the best plain rank-1 update merged at every step ends within 0.02 nats of LoRA-8 with AdamW."""
     from gemma_bench.experiments import rank_one_rules
 
-    record = arms(rank_one_rules)
+    record = arms(rank_one_rules, "long", "study")
     plain = best(record, ("top_pair", "random_a", "random_b"))
     measured, reason = excess(record, plain, "lora_8")
     judge(measured, at_most(0.02), reason)

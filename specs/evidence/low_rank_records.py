@@ -7,13 +7,29 @@ from gemma_bench.claims import Measured
 
 @pytest.fixture
 def arms(recorded):
-    """Return the newest record of an experiment at study scale: `arms(low_rank_training)`."""
+    """Return the newest record of an experiment at the first of some scales that has one.
+
+    `arms(low_rank_training, "long", "study")` prefers the longer training, `arms(merge_frequency)` takes the study's.
+    """
     from gemma_bench.experiments.arms_record import ArmsRecord
 
-    def newest(experiment):
-        return recorded(experiment.NAME, ArmsRecord, version=experiment.VERSION, where=lambda r: r.scale == "study")
+    def at(experiment, scale):
+        return recorded(experiment.NAME, ArmsRecord, version=experiment.VERSION, where=lambda r: r.scale == scale)
 
-    return newest
+    return lambda experiment, *scales: first_of(lambda scale: at(experiment, scale), scales or ("study",))
+
+
+def first_of(record_at, scales):
+    """Return the record at the first scale that has one; without any, say what is missing of the last."""
+    from contextlib import suppress
+
+    from gemma_bench.core.errors import UnavailableError
+
+    *preferred, last = scales
+    for scale in preferred:
+        with suppress(UnavailableError):
+            return record_at(scale)
+    return record_at(last)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the capacity claims make of a record: converged or bounded from below, and of data that exceed capacity."""
+"""What claims make of records: bounded from below or not, data that exceed capacity, and which scale is preferred."""
 
 import sys
 from pathlib import Path
@@ -16,9 +16,9 @@ ALLOWED = within_percent(3.6, 5)
 @pytest.fixture
 def evidence(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "specs"))
-    from evidence import capacity_scaling
+    from evidence import capacity_scaling, low_rank_records
 
-    yield capacity_scaling
+    yield SimpleNamespace(**vars(capacity_scaling), first_of=low_rank_records.first_of)
     for name in [name for name in sys.modules if name.partition(".")[0] == "evidence"]:
         del sys.modules[name]
 
@@ -51,3 +51,18 @@ def test_data_that_may_fit_whole_are_refused_with_how_many_would_not(evidence):
     evidence.require_data_above_capacity(record(8.0))
     with pytest.raises(UnavailableError, match=r"the largest data are 0\.95 of capacity, more than 420 sequences"):
         evidence.require_data_above_capacity(record(4.0))
+
+
+def test_the_longer_training_is_preferred_where_there_is_one(evidence):
+    def records(*there):
+        def at(scale):
+            if scale not in there:
+                raise UnavailableError("record", f"no {scale}")
+            return scale
+
+        return at
+
+    assert evidence.first_of(records("long", "study"), ("long", "study")) == "long"
+    assert evidence.first_of(records("study"), ("long", "study")) == "study"
+    with pytest.raises(UnavailableError, match="no study"):
+        evidence.first_of(records(), ("long", "study"))
