@@ -45,16 +45,17 @@ def memory(
     exact_merges: Annotated[
         bool, typer.Option(help="With --method: 16-bit weights have their remainders beside.")
     ] = True,
+    embeddings: Annotated[bool, typer.Option(help="With --method full or relora: train the embedding too.")] = True,
     json: Json = False,
 ) -> None:
     """Add weights, KV cache and activations up, or forecast a training step; compare with what a GPU may use."""
     _refuse_unused(asked, method is not None)
     if method is not None:
-        from gemma_bench.cli.training_memory import show
+        from gemma_bench.cli.training_memory import show, trained
 
         knobs = {"batch_size": batch_size, "length": length, "dtype": dtype, "checkpointing": checkpointing}
         merges = {"adapter_dtype": adapter_dtype, "exact_merges": exact_merges}
-        show(model, method, rank, {**knobs, **merges}, _limits(ram), json)
+        show(model, trained(method, rank, embeddings=embeddings), rank, {**knobs, **merges}, _limits(ram), json)
         return
     found = _of_use(model, context, bits, ram)
     if json:
@@ -64,7 +65,7 @@ def memory(
 
 
 _USE = ("context", "bits")
-_TRAINING = ("rank", "batch_size", "length", "dtype", "checkpointing", "adapter_dtype", "exact_merges")
+_TRAINING = ("rank", "batch_size", "length", "dtype", "checkpointing", "adapter_dtype", "exact_merges", "embeddings")
 
 
 def _refuse_unused(asked: typer.Context, is_training: bool) -> None:

@@ -55,12 +55,21 @@ _Step = tuple[str, Plan]
 def _cheaper(plan: Plan, length_option: str) -> Iterator[_Step]:
     """Yield plans that take less, those that change the result least first.
 
-    Checkpointing, half the bits of frozen weights, then batch, rank or length, then batch and rank, then all of them.
+    Checkpointing, half the bits of frozen weights, then batch, rank or length, then batch and rank, then all of them;
+    then the same beside an embedding that is not trained.
     """
     knobs, now = "", plan
     for knob, now in _harmless(plan):
         knobs = _joined(knobs, knob)
         yield knobs, now
+    yield from ((_joined(knob, knobs), cheaper) for knob, cheaper in _smaller(now, length_option))
+    for knob, frozen in _frozen(now):
+        yield _joined(knob, knobs), frozen
+        yield from ((_joined(less, knob, knobs), cheaper) for less, cheaper in _smaller(frozen, length_option))
+
+
+def _smaller(now: Plan, length_option: str) -> Iterator[_Step]:
+    """Yield plans of less batch, rank or length, of less batch and rank, and of less of all."""
     small_batch, of_one = _last(_batches(now), now)
     small_rank, of_least = _last(_ranks(of_one), of_one)
     for beside, steps in (
@@ -68,7 +77,7 @@ def _cheaper(plan: Plan, length_option: str) -> Iterator[_Step]:
         (small_batch, _ranks(of_one)),
         (_joined(small_rank, small_batch), _lengths(of_least, length_option)),
     ):
-        yield from ((_joined(knob, beside, knobs), cheaper) for knob, cheaper in steps)
+        yield from ((_joined(knob, beside), cheaper) for knob, cheaper in steps)
 
 
 def _joined(*knobs: str) -> str:
@@ -86,6 +95,12 @@ def _harmless(plan: Plan) -> Iterator[_Step]:
         yield "--checkpointing", plan
     if plan.dtype == "float32" and not plan.method.trains_weights:
         yield "--dtype bfloat16", replace(plan, dtype="bfloat16")
+
+
+def _frozen(plan: Plan) -> Iterator[_Step]:
+    method: Any = plan.method
+    if getattr(method, "embeddings", False):
+        yield "--no-embeddings", replace(plan, method=method.model_copy(update={"embeddings": False}))
 
 
 def _batches(plan: Plan) -> Iterator[_Step]:

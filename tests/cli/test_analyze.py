@@ -84,6 +84,7 @@ def test_without_ram_it_is_this_machine(run):
         (["12b", "--method", "lora", "--context", 8192], "--context is not for a training: leave out --context or"),
         (["12b", "--method", "lora", "--bits", 4], "--bits is not for a training"),
         (["12b", "--rank", 16], "--rank is only for a training: leave out --rank or give --method"),
+        (["12b", "--method", "lora", "--no-embeddings"], "lora trains no embedding: leave out --no-embeddings"),
         (["12b", "--no-exact-merges"], "--exact-merges is only for a training"),
         (["12b", "--method", "relora", "--adapter-dtype", "int4"], "unknown training precision 'int4'"),
     ],

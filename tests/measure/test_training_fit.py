@@ -41,6 +41,15 @@ def test_knobs_have_the_names_that_the_command_line_has():
         assert fitting_knobs(wanted, limit, "--max-seq-length") == knobs
 
 
+def test_an_embedding_that_is_not_trained_is_the_last_knob():
+    wanted = Plan(trainable_size("tiny"), method_named("relora", 1), 1, 128, "float32", checkpointing=True)
+    frozen = replace(wanted, method=wanted.method.model_copy(update={"embeddings": False}))
+    least = needed_bytes(frozen)
+    assert least < 0.9 * needed_bytes(wanted)
+    assert fitting_knobs(wanted, least * 1.02) == "--no-embeddings"
+    assert fitting_knobs(frozen, 1000) is None
+
+
 def test_error_feedback_is_judged_by_arithmetic():
     wanted = Plan(trainable_size("tiny"), RankOne(rule="error_feedback"), length=128)
     assert needed_bytes(wanted) == closed_form(wanted).peak_bytes
