@@ -51,7 +51,12 @@ def _is_asked() -> bool:
 def _offer(results: Path) -> None:
     """Ask for an experiment and a scale, with its minutes, and run that; an empty answer runs none."""
     name = Prompt.ask(
-        "run which, or none", choices=["", *experiments()], default="", show_choices=False, console=output
+        "run which, or none",
+        choices=["", *experiments()],
+        default="",
+        show_choices=False,
+        show_default=False,
+        console=output,
     )
     if not name:
         return
