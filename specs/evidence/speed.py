@@ -30,7 +30,7 @@ def products():
     right = right_rows_share((1024, SHAPE_12B[1]))
     if right < 1:
         return Measured.exact(right, "of the rows right"), "a product that leaves rows out is no product"
-    found, bandwidth = time_products(rounds=8), read_bandwidth_bytes_per_s()
+    found, bandwidth = time_products(rounds=24), read_bandwidth_bytes_per_s()
     rates = {"bf16": found.bf16_bytes_per_s, "4-bit": found.int4_bytes_per_s}
     reason = ", ".join(f"{name} reads {rate / 1e9:.1f} GB/s" for name, rate in rates.items())
     if max(rates.values()) > 1.1 * bandwidth:
