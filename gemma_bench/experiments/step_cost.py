@@ -117,6 +117,11 @@ class StepRecord(Record):
     closed_form_states_bytes: int
     broken_rules: tuple[str, ...]
 
+    @property
+    def row(self) -> str:
+        """Name what was timed, whatever was timed beside it."""
+        return f"{self.case}, {self.method}"
+
 
 def run(
     config: Config, *, scale: str = "fixture", device: str = "cpu", progress: Progress = silent

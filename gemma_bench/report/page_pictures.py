@@ -53,7 +53,7 @@ KINDS: Mapping[str, Kind] = {
     "relora_ablation": _ARMS,
     "rank_one_rules": _ARMS,
     "merge_frequency": Kind("ArmsRecord", low_rank_charts.interval_charts, low_rank_charts.CAPTION),
-    "step_cost": Kind("StepRecord", memory_charts.step_charts, memory_charts.CAPTION),
+    "step_cost": Kind("StepRecord", memory_charts.step_charts, memory_charts.CAPTION, row="row"),
     "rank_one_cost": Kind("RankOneCostRecord", memory_charts.rule_charts, memory_charts.RULES),
     "set_block_time": Kind("TimeRecord", set_block_charts.time_charts, set_block_charts.TIME),
     "set_block_speedup": Kind("SetBlockRecord", *_BLOCKS),

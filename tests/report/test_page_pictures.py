@@ -161,6 +161,17 @@ class TestRecords:
         assert [len(chart.series) for chart in picture.charts[:1]] == [3]
         assert len(picture.records) == 3
 
+    def test_a_step_is_drawn_once_whatever_was_timed_beside_it(self, project):
+        from gemma_bench.experiments.step_cost import StepRecord
+
+        path = min((project / "results" / "records" / "step_cost").glob("*.json"))
+        record = read_record(path, StepRecord)
+        newer = {"config_json": "{}", "date_utc": "2027-01-01T00:00:00Z"}
+        written = write_record(record.model_copy(update=newer), project / "results")
+        (picture,) = read_pictures(project).of(["step_cost"])
+        assert written.relative_to(project).as_posix() in picture.records
+        assert path.relative_to(project).as_posix() not in picture.records
+
     def test_a_diverged_arm_has_no_line_and_is_said_to_have_diverged(self, project):
         from gemma_bench.experiments.arms_record import ArmsRecord
 
