@@ -166,7 +166,7 @@ class TestRecords:
 
         path = min((project / "results" / "records" / "step_cost").glob("*.json"))
         record = read_record(path, StepRecord)
-        newer = {"config_json": "{}", "date_utc": "2027-01-01T00:00:00Z"}
+        newer = {"config_json": f"{record.config_json} ", "date_utc": "2027-01-01T00:00:00Z"}
         written = write_record(record.model_copy(update=newer), project / "results")
         (picture,) = read_pictures(project).of(["step_cost"])
         assert written.relative_to(project).as_posix() in picture.records
