@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -138,7 +137,7 @@ def run(
     bandwidth = bandwidth_under(backend)
     before = read_state(other_bench_pid)
     repeated = _repeat(backend, config, progress)
-    rules = partial(broken_rules, before, read_state(), repeated.duration_s)
+    after = read_state()
     done, energy_j = repeated.trials, repeated.energy_j
     rates, samples = summary.rates(done), tuple(trial.decode_tokens_per_s for trial in done)
     written_count = len(done) * config.new_tokens * config.batch_size
@@ -155,7 +154,7 @@ def run(
         **summary.memory(backend, workload, meter),
         energy_per_token_j=None if energy_j is None else energy_j / written_count,
         **summary.output(backend, workload, done, reference),
-        broken_rules=tuple(rules(samples)),
+        broken_rules=tuple(broken_rules(before, after, repeated.duration_s, samples)),
         is_complete=repeated.is_complete,
     )
 
@@ -190,10 +189,10 @@ def _repeat(backend: Backend, config: Config, progress: Progress) -> Repeated:
         for index in range(config.trials):
             time.sleep(config.delay_s if index else 0)
             start, energy = time.monotonic(), energy_window(backend.device)
-            found.trials.append(run_trial(backend, config.workload))
-            used_j = energy()
-            found.energy_j = None if used_j is None or found.energy_j is None else found.energy_j + used_j
+            trial, used_j = run_trial(backend, config.workload), energy()
             found.duration_s += time.monotonic() - start
+            found.energy_j = None if used_j is None or found.energy_j is None else found.energy_j + used_j
+            found.trials.append(trial)
             progress("measuring", index + 1, config.trials)
     except KeyboardInterrupt:
         if not found.trials:

@@ -32,7 +32,7 @@ class Comparison:
     @property
     def smallest_effect_percent(self) -> float:
         """The smallest difference that this machine could have told from none in these rounds."""
-        return 100 * (math.sqrt(self.noise.high / self.noise.low) - 1)
+        return _half_width_percent(self.noise)
 
     @property
     def can_be_told_apart(self) -> bool:
@@ -54,7 +54,11 @@ def smallest_effect_percent(ratios: Sequence[float]) -> float | None:
     if len(ratios) <= _LEAST_ROUNDS:
         return None
     moved = [after / before if turn % 2 else before / after for turn, (before, after) in enumerate(pairwise(ratios))]
-    noise = median_interval(moved)
+    return _half_width_percent(median_interval(moved))
+
+
+def _half_width_percent(noise: Interval) -> float:
+    """Return half the width of a ratio's interval: what a true difference must exceed to be seen."""
     return 100 * (math.sqrt(noise.high / noise.low) - 1)
 
 
