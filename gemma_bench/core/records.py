@@ -64,7 +64,7 @@ class Record(Subject):
 
     @property
     def file_name(self) -> str:
-        """`<UTC>-<machine>-<commit8>-<config8>.json`: sorts by time, never collides across configurations."""
+        """`<UTC>-<machine>-<commit8>-<config8>.json`: sorts by time; no two collide, made in one second or not."""
         stamp = self.date_utc.replace("-", "").replace(":", "")
         config = hashlib.sha256(self.config_json.encode()).hexdigest()[:8]
         return f"{stamp}-{self.machine_id}-{(self.commit or 'nocommit')[:8]}-{config}.json"
@@ -83,7 +83,7 @@ def provenance() -> dict[str, Any]:
     """Collect what a record says about machine, code and moment."""
     machine, (commit, is_clean) = this_machine(), _commit()
     return {
-        "date_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "commit": commit,
         "commit_is_clean": is_clean,
         "machine_id": machine.id,

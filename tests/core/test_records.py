@@ -33,6 +33,12 @@ def test_a_record_says_where_it_comes_from():
     assert record.model_id == "tiny"
 
 
+def test_two_records_of_one_second_and_one_configuration_are_both_kept(tmp_path):
+    paths = [write_record(speed(decode_tokens_per_s=rate), tmp_path) for rate in (7.5, 8.5)]
+    assert sorted(paths) == paths
+    assert [read_record(path, Speed).decode_tokens_per_s for path in paths] == [7.5, 8.5]
+
+
 def test_records_are_superseded_never_edited(tmp_path):
     record = speed()
     write_record(record, tmp_path)
