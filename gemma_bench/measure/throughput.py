@@ -146,7 +146,7 @@ def read_before(backend: Backend, workload: Workload) -> tuple[list[list[int]], 
 
 
 def steps_of(backend: Backend) -> Callable[..., Iterator[Int[np.ndarray, " batch"]]]:
-    """Return the decoding loop of a library: MLX's is mlx_lm's, which on a GPU runs one step ahead."""
+    """Return the decoding loop of a library: MLX's is mlx_lm's, which runs one step ahead."""
     if backend.name == "mlx":
         from gemma_bench.measure.throughput_mlx import mlx_steps
 

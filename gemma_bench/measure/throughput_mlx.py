@@ -1,4 +1,4 @@
-"""Decoding in MLX the way mlx_lm does it, on a GPU one step ahead; and mlx_lm's own meter beside ours."""
+"""Decoding in MLX the way mlx_lm does it, one step ahead; and mlx_lm's own meter beside ours."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,29 +17,25 @@ _CLEAR_EVERY_TOKENS = 256
 
 
 def mlx_steps(
-    backend: MlxBackend, prompt: list[list[int]], cache: Cache, count: int, *, is_ahead: bool | None = None
+    backend: MlxBackend, prompt: list[list[int]], cache: Cache, count: int
 ) -> Iterator[Int[np.ndarray, " batch"]]:
-    """Yield each step's choices, on a GPU while the next step is computed already.
+    """Yield each step's choices while the next step is computed already.
 
     This is mlx_lm's `generate_step` for a batch: the choice stays on the device, memory is wired, the allocator's cache
     is cleared every 256 tokens, the prompt's last token is read apart, and one step is begun beyond the last. On a CPU
-    a step begun ahead holds up the choice before it (MLX lets few tasks wait), so that the first token would seem to
-    come a step too late: there each step is only described meanwhile, and begun when the one before has ended.
+    a step that has begun holds up the choice before it (MLX lets few tasks wait): there every token, the first too, is
+    up to a step late, as mlx_lm's are.
     """
-    ahead = backend.device != "cpu" if is_ahead is None else is_ahead
     with mx.stream(mx.cpu if backend.device == "cpu" else mx.gpu), wired_limit(backend.model):
         step = _next(backend, _read_but_last(backend, mx.array(prompt), cache), cache)
         mx.async_eval(step)
         for index in range(count):
-            following = _next(backend, step[0][:, None], cache) if ahead or index + 1 < count else None
-            if ahead:
-                mx.async_eval(following)
+            following = _next(backend, step[0][:, None], cache)
+            mx.async_eval(following)
             yield wait(step[0])
             if index % _CLEAR_EVERY_TOKENS == 0:
                 mx.clear_cache()
-            if following is not None:
-                mx.async_eval(following)  # where it was begun ahead, nothing is left to do
-                step = following
+            step = following
 
 
 def _read_but_last(backend: MlxBackend, tokens: mx.array, cache: Cache) -> mx.array:

@@ -119,7 +119,7 @@ def test_our_loop_writes_mlx_lm_s_tokens(tiny):
     theirs = [int(token) for token, _ in generate_step(prompt, backend.model, max_tokens=24)]
     assert run_trial(backend, workload).rows == (tuple(theirs),)
     rows, cache = read_before(backend, workload)
-    assert [int(token) for (token,) in mlx_steps(backend, rows, cache, 24, is_ahead=True)] == theirs
+    assert [int(token) for (token,) in mlx_steps(backend, rows, cache, 24)] == theirs
 
 
 @pytest.mark.parametrize(
