@@ -4,13 +4,15 @@ The rule says where an update comes from. A random A with B = 0 makes a step of 
 sketch of the gradient G, unbiased for a ~ N(0, I), with cosine 1/√n to it. The top singular pair of G is the best
 rank-1 step there is; with error feedback what it leaves out is added to the next gradient. A sign step is a random A
 under Adam with fresh moments. Where a rule needs G itself, hooks read it as the product of output gradients and inputs,
-which the backward pass holds anyway; only error feedback builds it, because it keeps it. An adapter that is about to be
+which the backward pass holds anyway; only error feedback builds it, because it keeps it: exactly, or rounded to
+bfloat16, which processors with such instructions multiply in a third of the time. An adapter that is about to be
 aimed adds nothing and is left out of that step's passes.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -99,14 +101,19 @@ class TopPair:
 
 
 class ErrorFeedback(TopPair):
-    """The top pair of gradient plus all that earlier steps left out."""
+    """The top pair of gradient plus all that earlier steps left out; `dtype` is what the gradient is multiplied in."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        """Have nothing left out yet."""
+        super().__init__()
+        self.dtype = dtype
 
     @torch.no_grad()
     def aim(self, gradients: GradientFactors, found: Pairs, rate: float, clip_norm: float) -> Tensor:
         """Take the step itself: B = −σ·u of rate·G + residual, which loses what was taken; return the norm of all G."""
         wholes, norms = dict[str, Tensor](), list[Tensor]()
         for name in found:
-            wholes[name] = gradients.whole(name)
+            wholes[name] = gradients.whole(name, self.dtype)
             norms.append(wholes[name].norm())  # while it is in the cache
         norm: Tensor = torch.stack(norms).norm()
         share = min(1.0, clip_norm / (float(norm) + 1e-6)) if clip_norm else 1.0
@@ -133,6 +140,7 @@ RULES = {
     "random_b": Rule(random_b),
     "top_pair": Rule(kept_a, TopPair),
     "error_feedback": Rule(kept_a, ErrorFeedback),
+    "error_feedback_bf16": Rule(kept_a, partial(ErrorFeedback, torch.bfloat16)),
     "sign": Rule(random_a, optimizer=method.adamw),
 }
 
@@ -141,7 +149,7 @@ class RankOne(Options):
     """Rank-1 adapters of scale 1, merged and begun anew every `merge_freq` steps."""
 
     name: ClassVar[str] = "rank1"
-    rule: Literal["random_a", "random_b", "top_pair", "error_feedback", "sign"] = Field(
+    rule: Literal["random_a", "random_b", "top_pair", "error_feedback", "error_feedback_bf16", "sign"] = Field(
         "top_pair", description="Where an update comes from."
     )
     merge_freq: int = Field(1, ge=1, description="Steps between two merges.")
@@ -160,7 +168,7 @@ class RankOne(Options):
 
     def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
         """Attach rank-1 adapters; error feedback is defined for a merge at every step only."""
-        if self.rule == "error_feedback" and self.merge_freq != 1:
+        if self.rule.startswith("error_feedback") and self.merge_freq != 1:
             raise BadInputError(f"merge freq must be 1 with error feedback, got {self.merge_freq}")
         adapted = attach(model, 1, alpha=1, targets=self.targets, seed=settings.seed)
         groups = [Group(method.all_adapter_parameters(adapted), cosine(settings))]

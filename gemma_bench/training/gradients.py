@@ -56,7 +56,7 @@ class GradientFactors:
             return deltas[0].float(), inputs[0].float()
         return torch.cat(deltas).float(), torch.cat(inputs).float()
 
-    def whole(self, name: str) -> Float[Tensor, "out in"]:
-        """Return the gradient itself."""
+    def whole(self, name: str, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
+        """Return the gradient itself, multiplied in a type that may be a rounder one."""
         out, into = self.of(name)
-        return out.T @ into
+        return (out.to(dtype).T @ into.to(dtype)).float()

@@ -250,7 +250,7 @@ def test_help_shows_defaults_and_choices(gemma_bench):
     for method, shown in (
         ("lora", ("[default: 0.0001]", "[default: 10]", "[default: 100]", "[default: 8]", "[default: build/train]")),
         ("relora", ("One of reset, prune, keep. [default: reset]", "One of cpu, mps, cuda. [default: cpu]")),
-        ("rank1", ("One of random_a, random_b, top_pair, error_feedback, sign. [default: top_pair]",)),
+        ("rank1", ("One of random_a, random_b, top_pair,", "error_feedback_bf16, sign. [default: top_pair]")),
     ):
         said = " ".join(gemma_bench("train", method, "--help").out.replace("│", " ").split())
         assert [words for words in shown if words not in said] == []

@@ -82,8 +82,8 @@ def test_error_feedback_loses_nothing(micro, rows, monkeypatch):
     total = {}
     whole = GradientFactors.whole
 
-    def noted(self, name):
-        found = whole(self, name)
+    def noted(self, name, dtype):
+        found = whole(self, name, dtype)
         total[name] = total.get(name, 0) + found.clone()
         return found
 
@@ -147,13 +147,15 @@ def test_gradients_are_those_of_the_weights(micro, rows):
     expected = gradients(rows, [[0, 1]])
     for name in layers(adapted):
         torch.testing.assert_close(watch.whole(name), expected[name], rtol=1e-3, atol=1e-6)
+        rounded = watch.whole(name, torch.bfloat16)
+        assert 1e-4 < (rounded - expected[name]).norm() / expected[name].norm() < 1e-2
     watch.stop()
     adapted(**batch).loss.backward()
     with pytest.raises(KeyError):
         watch.whole(name)
 
 
-@pytest.mark.parametrize("rule", ["top_pair", "error_feedback"])
+@pytest.mark.parametrize("rule", ["top_pair", "error_feedback", "error_feedback_bf16"])
 def test_a_gradient_that_is_no_number_reaches_no_weight(micro, rows, rule, monkeypatch):
     """The loss is one still; hooks alone see the gradient."""
     seen = GradientFactors.of
