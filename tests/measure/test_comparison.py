@@ -11,7 +11,6 @@ from gemma_bench.measure import matvec, steadiness
 from gemma_bench.measure.comparison import compare, compared, smallest_effect_percent
 from gemma_bench.measure.correctness import check_output
 from gemma_bench.measure.cost import expected_tokens_per_s, step_bytes
-from gemma_bench.measure.steadiness import cache_slope_s_per_token, growth_percent, slope_s_per_token
 from gemma_bench.measure.throughput import Trial, Workload, run_trial
 from gemma_bench.models.catalog import SIZES, TINY
 from gemma_bench.models.loading import load
@@ -111,36 +110,6 @@ class TestOutput:
 def trial(times, workload=None):
     stamps = np.cumsum([1e9, *(1e9 * time for time in times)]).round().astype(int).tolist()
     return Trial(workload or Workload(10, len(stamps)), 0, tuple(stamps), ((7,) * len(stamps),))
-
-
-class TestSteadiness:
-    def test_a_known_growth_is_found(self):
-        trials = [trial([0.010 + 0.00001 * index for index in range(101)]) for _ in range(5)]
-        found = growth_percent(trials, TINY, 4, 1e18)
-        assert found.value == pytest.approx(100 * 0.001 / 0.0105, rel=1e-3)
-
-    def test_what_the_cache_explains_is_left_out(self):
-        """Times that hold nothing but the cache's reading grow by 0 % beyond it."""
-        size, bandwidth, start = SIZES["12b"], 800e9, Workload(2000, 101)
-        each = cache_slope_s_per_token(trial([0.01] * 100, start), size, 2, bandwidth)
-        assert each == pytest.approx(8 * 2 * 8 * 256 * 2 / bandwidth), "eight global layers, no local one grows"
-        trials = [trial([0.01 + each * index for index in range(100)], start)]
-        assert growth_percent(trials, size, 2, bandwidth).value == pytest.approx(0, abs=1e-3)
-
-    def test_noise_and_outliers_are_no_growth(self):
-        random = np.random.default_rng(0)
-        times = 0.01 + random.normal(0, 0.0005, (7, 300))
-        times[:, 290:] += 0.1
-        found = growth_percent([trial(row) for row in times], TINY, 4, 1e12)
-        assert abs(found.value) < 3
-
-    def test_two_tokens_have_no_slope(self):
-        with pytest.raises(BadInputError, match="at least 3 token times, got 2"):
-            slope_s_per_token([1, 2])
-
-    def test_the_tiny_model_gives_an_interval(self, backend):
-        found = growth_percent([run_trial(backend, Workload(8, 20)) for _ in range(3)], backend.size, 4, 10e9)
-        assert found.low <= found.value <= found.high
 
 
 class TestEqualDepth:
