@@ -184,7 +184,8 @@ def restore_counters(trainer: "Trainer") -> None:
 def _random_state() -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state(legacy=True)
     state = {"python": random.getstate(), "numpy": (kind, np.asarray(keys).tolist(), *rest)}
-    return state | {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    return state | {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all(), "mps": mps}
 
 
 def _set_random_state(state: Mapping[str, Any]) -> None:
@@ -193,3 +194,5 @@ def _set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.backends.mps.is_available() and state.get("mps") is not None:
+        torch.mps.set_rng_state(state["mps"])  # never run so far
