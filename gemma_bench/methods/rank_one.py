@@ -85,9 +85,9 @@ class TopPair:
 
     state: dict[str, Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         """Remember nothing from step to step."""
-        self.state = {}
+        self.state, self.dtype = {}, dtype
 
     @torch.no_grad()
     def aim(self, gradients: GradientFactors, found: Pairs, rate: float, clip_norm: float) -> Tensor:  # noqa: ARG002
@@ -102,11 +102,6 @@ class TopPair:
 
 class ErrorFeedback(TopPair):
     """The top pair of gradient plus all that earlier steps left out; `dtype` is what the gradient is multiplied in."""
-
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        """Have nothing left out yet."""
-        super().__init__()
-        self.dtype = dtype
 
     @torch.no_grad()
     def aim(self, gradients: GradientFactors, found: Pairs, rate: float, clip_norm: float) -> Tensor:

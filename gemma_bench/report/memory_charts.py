@@ -33,12 +33,15 @@ def step_charts(records: Sequence["StepRecord"]) -> Iterator[Chart]:
 
 
 def rule_charts(records: Sequence["RankOneCostRecord"]) -> Iterator[Chart]:
-    """Yield what a step of every rank-1 rule costs over one of LoRA."""
-    dots = []
-    for record in sorted(records, key=lambda record: record.over_lora_ratio):
-        ends = record.over_lora_ratio, record.over_lora_low_ratio, record.over_lora_high_ratio
-        dots.append(Dot(f"{record.rule.replace('_', ' ')} ({_milliseconds(record.step_ms)})", *ends))
-    yield Dots("Time of a step by rank-1 rule", "over LoRA", dots, mark=1.0)
+    """Yield what a step of every rank-1 rule costs over one of LoRA, a chart for each size of a batch."""
+    for rows in sorted({record.batch_size_count for record in records}):
+        alike = [record for record in records if record.batch_size_count == rows]
+        dots = []
+        for record in sorted(alike, key=lambda record: record.over_lora_ratio):
+            ends = record.over_lora_ratio, record.over_lora_low_ratio, record.over_lora_high_ratio
+            dots.append(Dot(f"{record.rule.replace('_', ' ')} ({_milliseconds(record.step_ms)})", *ends))
+        tokens = f"{rows} × {alike[0].length_count_tokens} tokens"
+        yield Dots(f"Time of a step of {tokens} by rank-1 rule", "over LoRA", dots, mark=1.0)
 
 
 def _place(record: "StepRecord") -> int:

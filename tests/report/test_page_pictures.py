@@ -208,12 +208,19 @@ def page():
 def test_costs_are_dots_with_their_intervals():
     rules = [
         SimpleNamespace(
-            rule=rule, step_ms=ms, over_lora_ratio=over, over_lora_low_ratio=over - 0.1, over_lora_high_ratio=2
+            rule=rule,
+            batch_size_count=rows,
+            length_count_tokens=64,
+            step_ms=ms,
+            over_lora_ratio=over,
+            over_lora_low_ratio=over - 0.1,
+            over_lora_high_ratio=2,
         )
-        for rule, ms, over in (("top_pair", 123.4, 1.5), ("sign", 12.34, 1.0))
+        for rule, rows, ms, over in (("top_pair", 1, 123.4, 1.5), ("sign", 1, 12.34, 1.0), ("sign", 4, 50.0, 1.0))
     ]
-    (chart,) = KINDS["rank_one_cost"].charts(rules)
-    assert chart.dots == [Dot("sign (12.3 ms)", 1.0, 0.9, 2), Dot("top pair (123 ms)", 1.5, 1.4, 2)]
+    one_row, four_rows = KINDS["rank_one_cost"].charts(rules)
+    assert one_row.dots == [Dot("sign (12.3 ms)", 1.0, 0.9, 2), Dot("top pair (123 ms)", 1.5, 1.4, 2)]
+    assert four_rows.title == "Time of a step of 4 × 64 tokens by rank-1 rule"
     ends = {"speedup_ratio": 2.0, "speedup_low_ratio": 1.8, "speedup_high_ratio": 2.1}
     what = {"backend": "mlx", "device": "cpu", "dtype": "bfloat16", "block_tokens": 16}
     record = SimpleNamespace(**what, passes_saving_ratio=3.0, predicted_speedup_ratio=2.5, **ends)
