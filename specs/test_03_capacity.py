@@ -204,7 +204,7 @@ def test_capacity_of_12b(judge):
     headline=CAPACITY,
     kind="recorded",
     source=STUDY,
-    expect="refuted",
+    expect="open",
     faults=["first_block_counted_for_more"],
     scale="study",
 )

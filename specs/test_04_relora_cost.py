@@ -45,18 +45,13 @@ def test_peak_saving_at_1_3b(judge, peak_savings_gb):
     expect="open",
     faults=["ratio_on_the_other_side_of_the_threshold"],
 )
-def test_a_step_is_faster_at_270m(judge, recorded):
+def test_a_step_is_faster_at_270m(judge, step_at_270m):
     """On the shape of 270m a ReLoRA step takes at least 9 % less time than a full step at equal tokens."""
-    from gemma_bench.experiments import step_cost
     from gemma_bench.measure.validity import require_valid
 
     from published.relora_cost import less_time_percent
 
-    def is_meant(record):
-        is_first = record.case == step_cost.STUDY.cases[0].name
-        return is_first and (record.scale, record.method, record.device) == ("study", "relora", "cpu")
-
-    record = recorded("step_cost", step_cost.StepRecord, version=step_cost.VERSION, where=is_meant)
+    record = step_at_270m
     require_valid(record.broken_rules)
     reason = f"{record.case}, rank {record.rank_count}: {record.step_ms:.0f} ms, a merge {record.merge_ms:.0f} ms"
     judge(less_time_percent(record), at_least(9), reason)

@@ -47,3 +47,18 @@ def peak_savings_gb():
         saved,
         f"peaks: {listed}; without checkpointing {without:.2f} GB saved, in states alone {states_saved:.2f} GB",
     )
+
+
+@pytest.fixture
+def step_at_270m(recorded, request):
+    """Return the record of a ReLoRA step on the shape of 270m; in a fault run one that is clearly faster than a full step."""
+    from evidence.known_answers import a_fifth_faster
+
+    from gemma_bench.experiments import step_cost
+
+    def is_meant(record):
+        is_first = record.case == step_cost.STUDY.cases[0].name
+        return is_first and (record.scale, record.method, record.device) == ("study", "relora", "cpu")
+
+    record = recorded("step_cost", step_cost.StepRecord, version=step_cost.VERSION, where=is_meant)
+    return a_fifth_faster(record) if request.config.option.faults else record
