@@ -56,7 +56,7 @@ KINDS: Mapping[str, Kind] = {
     "step_cost": Kind("StepRecord", memory_charts.step_charts, memory_charts.CAPTION, row="row"),
     "rank_one_cost": Kind("RankOneCostRecord", memory_charts.rule_charts, memory_charts.RULES),
     "set_block_time": Kind("TimeRecord", set_block_charts.time_charts, set_block_charts.TIME),
-    "set_block_speedup": Kind("SetBlockRecord", *_BLOCKS),
+    "set_block_speedup": Kind("SetBlockRecord", *_BLOCKS, row="families"),
     "set_block_gemma": Kind("SetBlockGemmaRecord", *_BLOCKS),
 }
 """A new picture is a line here and a function from records to charts; the class is found in the experiment's module."""

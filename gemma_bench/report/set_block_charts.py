@@ -20,6 +20,7 @@ TIME = (
     "that they save and the speed-up that the times of single passes foretell (equation 16 of arXiv 2509.04185)."
 )
 _MOST_PATTERNS = 2
+_MOST_WAYS = 8
 _NEXT_TOKEN = "next token"  # noqa: S105 - a way to decode
 _BEFORE = ("start", "base")
 """What tuning began with, which is no control of it."""
@@ -33,9 +34,10 @@ def decoding_charts(records: Sequence["DecodingRecord"]) -> Iterator[Chart]:
     for record in reversed(records):
         for family in dict.fromkeys(row["family"] for row in _table(record, "row")):
             rows = [row for row in _table(record, "row") if row["family"] == family]
-            yield _quality(rows, family)
-            if max(row["right_ratio"] for row in rows) < _FLOOR_RATIO:
-                yield _nats(rows, family)
+            for name, some in _by_block(rows, family):
+                yield _quality(some, name)
+                if max(row["right_ratio"] for row in rows) < _FLOOR_RATIO:
+                    yield _nats(some, name)
         yield _losses(record)
         yield from (_pattern(record, place) for place in range(min(_MOST_PATTERNS, len(record.pattern_row))))
 
@@ -94,6 +96,15 @@ def _nats(rows: Sequence[Mapping[str, Any]], family: str) -> Lines:
     marks = _marks(rows, lambda row: float(row["nats"]), max(row["nats"] for row in rows))
     return Lines(f"Nats of an answer, by tokens per pass: {family}", "tokens per pass", "nats per token", series,
                  from_zero=True, marks=marks)  # fmt: skip
+
+
+def _by_block(rows: Sequence[Mapping[str, Any]], family: str) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
+    """Yield what one chart shows and its name: everything, or a block's size each where that is too much for one."""
+    if len(list(_ways(rows))) <= _MOST_WAYS:
+        yield family, rows
+        return
+    for block in sorted({row["block_tokens"] for row in rows if row["decoder"] != _NEXT_TOKEN}):
+        yield f"{family}, blocks of {block}", [row for row in rows if row["block_tokens"] in (1, block)]
 
 
 def _own(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -118,6 +118,19 @@ class TestRecords:
         assert list(zip(eight.x, eight.y, strict=True)) == [(2.1, 4.0), (3.0, 5.0), (3.9, 6.0), (5.0, 7.0)]
         assert (chart.y_label, eight.low, chart.marks[-1][0]) == ("nats per token", (), 0.0)
 
+    def test_more_ways_than_a_chart_can_tell_apart_have_one_for_each_block(self):
+        record = self.with_both_controls()
+        blocks = tuple(10 * block if block > 1 else 1 for block in record.row_block_tokens)
+        lines = {name: 2 * getattr(record, name) for name in type(record).model_fields if name.startswith("row_")}
+        wide = record.model_copy(update={**lines, "row_block_tokens": record.row_block_tokens + blocks})
+        *qualities, _, _ = KINDS["set_block_speedup"].charts([wide])
+        sizes = sorted({block for block in wide.row_block_tokens if block > 1})
+        assert [one.title for one in qualities] == [
+            f"Right answers, by tokens per pass: record, blocks of {size}" for size in sizes
+        ]
+        for size, chart in zip(sizes, qualities, strict=True):
+            assert {one.name.rpartition(" ")[2] for one in chart.series} == {"time", str(size)}
+
     def with_both_controls(self):
         """The sample with a second control in the place of the start, and nats that tell the lines apart."""
         from gemma_bench.experiments.set_block_speedup import SetBlockRecord
