@@ -33,14 +33,14 @@ class Config(BaseModel):
     length: int
     dtype: str = "float32"
     rules: tuple[str, ...] = tuple(RULES)
-    rounds: int = 8
+    rounds: int = 4
     steps: int = 1
 
 
-FIXTURE = Config(model="tiny", batch_size=4, length=64, rounds=4, steps=3)
+FIXTURE = Config(model="tiny", batch_size=4, length=64, steps=3)
 """Seconds: a tiny model's step is bound by calls, which a rule adds most of."""
 
-STUDY = Config(model="270m", batch_size=4, length=256, rounds=4)
+STUDY = Config(model="270m", batch_size=4, length=256)
 """The shape of the real 270M on two cores, at the four rows that `train` reads in a step by default."""
 
 

@@ -44,7 +44,6 @@ _GRID = tuple(
     for sampler, amounts in _AMOUNTS.items()
     for amount in amounts
 )
-_BLOCKS_OF_8 = _GRID[: len(_GRID) // 3]
 
 FIXTURE = Config(mixtures=(("record",),), settings=(Setting(),), controls=(EQUAL_TOKENS,))
 """A minute and a half on one core: text from a template."""
@@ -74,7 +73,7 @@ LONG = Config(
 
 FULL = Config(
     mixtures=(("record", "sums", "choice"), ("table",)),
-    settings=_BLOCKS_OF_8,
+    settings=tuple(setting for setting in _GRID if setting.block_tokens == Setting().block_tokens),
     hidden_size=512,
     layers=8,
     heads=8,

@@ -123,19 +123,20 @@ class ErrorFeedback(TopPair):
 
 @dataclass(frozen=True)
 class Rule:
-    """Where a rank-1 update comes from: how a cycle begins, what aims it, which optimizer steps."""
+    """Where a rank-1 update comes from: how a cycle begins, what aims it, which optimizer steps, when it merges."""
 
     begin: Callable[[LoraLayer, Generator], None]
     aim: Callable[[], TopPair] | None = None
     optimizer: MakeOptimizer = descent
+    merges_at_every_step: bool = False
 
 
 RULES = {
     "random_a": Rule(random_a),
     "random_b": Rule(random_b),
     "top_pair": Rule(kept_a, TopPair),
-    "error_feedback": Rule(kept_a, ErrorFeedback),
-    "error_feedback_bf16": Rule(kept_a, partial(ErrorFeedback, torch.bfloat16)),
+    "error_feedback": Rule(kept_a, ErrorFeedback, merges_at_every_step=True),
+    "error_feedback_bf16": Rule(kept_a, partial(ErrorFeedback, torch.bfloat16), merges_at_every_step=True),
     "sign": Rule(random_a, optimizer=method.adamw),
 }
 
@@ -163,7 +164,7 @@ class RankOne(Options):
 
     def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
         """Attach rank-1 adapters; error feedback is defined for a merge at every step only."""
-        if self.rule.startswith("error_feedback") and self.merge_freq != 1:
+        if RULES[self.rule].merges_at_every_step and self.merge_freq != 1:
             raise BadInputError(f"merge freq must be 1 with error feedback, got {self.merge_freq}")
         adapted = attach(model, 1, alpha=1, targets=self.targets, seed=settings.seed)
         groups = [Group(method.all_adapter_parameters(adapted), cosine(settings))]

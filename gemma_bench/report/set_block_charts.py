@@ -34,9 +34,10 @@ def decoding_charts(records: Sequence["DecodingRecord"]) -> Iterator[Chart]:
     for record in reversed(records):
         for family in dict.fromkeys(row["family"] for row in _table(record, "row")):
             rows = [row for row in _table(record, "row") if row["family"] == family]
+            hardly_any_is_right = max(row["right_ratio"] for row in rows) < _FLOOR_RATIO
             for name, some in _by_block(rows, family):
                 yield _quality(some, name)
-                if max(row["right_ratio"] for row in rows) < _FLOOR_RATIO:
+                if hardly_any_is_right:
                     yield _nats(some, name)
         yield _losses(record)
         yield from (_pattern(record, place) for place in range(min(_MOST_PATTERNS, len(record.pattern_row))))

@@ -165,6 +165,7 @@ def test_a_gradient_that_is_no_number_reaches_no_weight(micro, rows, rule, monke
     assert all(weight.isfinite().all() for weight in change_of(micro).values())
 
 
-def test_error_feedback_merges_at_every_step(micro):
+@pytest.mark.parametrize("rule", ["error_feedback", "error_feedback_bf16"])
+def test_error_feedback_merges_at_every_step(micro, rule):
     with pytest.raises(BadInputError, match="merge freq must be 1 with error feedback, got 2"):
-        RankOne(rule="error_feedback", merge_freq=2).prepare(micro, ONE)
+        RankOne(rule=rule, merge_freq=2).prepare(micro, ONE)
