@@ -26,7 +26,7 @@ from gemma_bench.training.stack.shape import Shape, gemma3, gpt2
 
 VERSION = 1
 
-MINUTES = {"fixture": 1, "study": 40, "long": 340, "full": 9}
+MINUTES = {"fixture": 1, "study": 40, "long": 120, "full": 9}
 
 
 class Config(BaseModel):

@@ -163,12 +163,24 @@ void embed_backward(int64_t models, int64_t rows, int64_t d, int64_t symbols, fl
   }
 }
 
-/* Turn logits into the gradient of the mean loss over a model's rows, in place, and return each row's loss in nats. */
-void cross_entropy(int64_t models, int64_t rows, int64_t symbols, const int64_t *targets, float *logits, float *loss) {
-  const float share = 1.0f / rows;
+/* The largest of some numbers, in lanes: compilers vectorise these, but not one running maximum, for the sake of NaN. */
+INLINE float largest(int64_t count, const float *restrict z) {
+  float tops[LANES], top = z[0];
+  for (int lane = 0; lane < LANES; lane++) tops[lane] = z[0];
+  const int64_t even = count - count % LANES;
+  for (int64_t c = 0; c < even; c += LANES)
+    for (int lane = 0; lane < LANES; lane++) tops[lane] = z[c + lane] > tops[lane] ? z[c + lane] : tops[lane];
+  for (int lane = 0; lane < LANES; lane++) top = tops[lane] > top ? tops[lane] : top;
+  for (int64_t c = even; c < count; c++) top = z[c] > top ? z[c] : top;
+  return top;
+}
+
+/* Turn logits into their gradient, in place, where a row's loss counts `share`; and return each row's loss in nats. */
+void cross_entropy(int64_t models, int64_t rows, int64_t symbols, float share, const int64_t *targets, float *logits,
+                   float *loss) {
   EACH_MODEL(models) for (int64_t row = k * rows; row < (k + 1) * rows; row++) {
-    float *restrict z = logits + row * symbols, top = z[0], sum = 0;
-    for (int64_t c = 1; c < symbols; c++) top = z[c] > top ? z[c] : top;
+    float *restrict z = logits + row * symbols, sum = 0;
+    const float top = largest(symbols, z);
     const float right = z[targets[row]] - top;
     for (int64_t c = 0; c < symbols; c++) sum += z[c] = exponential(z[c] - top);
     loss[row] = logf(sum) - right;

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from gemma_bench.training.stack.build import kernels
-from gemma_bench.training.stack.operations import Heads, Operations, Rotation, cross_entropy_backward
+from gemma_bench.training.stack.operations import Heads, Operations, Rotation
 
+_PIECE_LOGITS = 1 << 17
 _Gradients = tuple[Tensor | None, ...]
 
 
@@ -177,18 +178,31 @@ def _geglu(x: Tensor) -> Tensor:
 
 
 class _CrossEntropy(torch.autograd.Function):
+    """Logits are made, and turned into gradients, piece by piece: a piece stays in a core's own cache."""
+
     @staticmethod
     def forward(context: Any, hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-        targets, error = targets.contiguous(), torch.bmm(hidden, table.transpose(1, 2))
-        loss = hidden.new_empty(targets.shape)
-        _call("cross_entropy", *error.shape, targets, error, loss)
-        context.save_for_backward(hidden, table, error)
+        (models, rows, _), symbols = hidden.shape, table.shape[1]
+        loss, to_hidden, to_table = hidden.new_empty(targets.shape), torch.empty_like(hidden), torch.zeros_like(table)
+        some_rows = min(rows, max(1, _PIECE_LOGITS // symbols))
+        some_models = max(1, _PIECE_LOGITS // (some_rows * symbols))
+        for first in range(0, models, some_models):
+            these = slice(first, first + some_models)
+            for row in range(0, rows, some_rows):
+                piece = these, slice(row, row + some_rows)
+                error = torch.bmm(hidden[piece], table[these].transpose(1, 2))
+                nats = loss.new_empty(error.shape[:2])
+                _call("cross_entropy", *error.shape, 1 / rows, targets[piece].contiguous(), error, nats)
+                loss[piece] = nats
+                torch.bmm(error, table[these], out=to_hidden[piece])
+                to_table[these].baddbmm_(error.transpose(1, 2), hidden[piece])
+        context.save_for_backward(to_hidden, to_table)
         return loss.mean(1)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> _Gradients:
-        hidden, table, error = context.saved_tensors
-        return (*cross_entropy_backward(hidden, table, error, gradients[0]), None)
+        factor = gradients[0][:, None, None]
+        return (*(tensor * factor for tensor in context.saved_tensors), None)
 
 
 def _adamw(

@@ -127,16 +127,9 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, table, error = context.saved_tensors
-        return (*cross_entropy_backward(hidden, table, error, gradients[0]), None)
-
-
-def cross_entropy_backward(hidden: Tensor, table: Tensor, error: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what flows back into hidden states and table from the mean loss's gradient in the logits."""
-    factor = gradient[:, None, None]
-    return (
-        torch.bmm(error, (table * factor).to(table.dtype)),
-        torch.bmm(error.transpose(1, 2), (hidden * factor).to(hidden.dtype)),
-    )
+        factor = gradients[0][:, None, None]
+        to_hidden = torch.bmm(error, (table * factor).to(table.dtype))
+        return to_hidden, torch.bmm(error.transpose(1, 2), (hidden * factor).to(hidden.dtype)), None
 
 
 def cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:

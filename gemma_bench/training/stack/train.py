@@ -19,7 +19,7 @@ from gemma_bench.training.stack.divergence import divergence
 from gemma_bench.training.stack.room import check_room
 from gemma_bench.training.stack.saved import fingerprint, load, save
 from gemma_bench.training.stack.shape import Shape, random_weights
-from gemma_bench.training.stack.stepper import Stepper, one_thread, operations, rounding
+from gemma_bench.training.stack.stepper import Stepper, no_denormals, one_thread, operations, rounding
 
 _PARTS = 50
 _LEAST_STEPS, _MOST_STEPS = 8, 256
@@ -78,7 +78,7 @@ def train(
     _check(shape, arms, data, training)
     check_room(len(arms), shape, training, device)
     order = sorted(range(len(arms)), key=lambda place: -arms[place].steps)
-    with one_thread(), rounding(training):
+    with one_thread(), no_denormals(), rounding(training):
         run = _Run(shape, [arms[place] for place in order], [data[place] for place in order], training, device, state)
         trained = run.finish(progress, seconds)
     return tuple(found for _, found in sorted(zip(order, trained, strict=True), key=lambda pair: pair[0]))

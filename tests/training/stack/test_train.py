@@ -119,6 +119,18 @@ def test_clipping_bounds_each_model_by_itself():
     assert stepper.first.norm() / 0.1 == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_denormal_numbers_are_zero_in_training_only(monkeypatch):
+    seen, step = [], Stepper.step
+    monkeypatch.setattr(Stepper, "step", lambda *given: (seen.append(_is_flushed()), step(*given))[1])
+    train(SMALL, [Arm(0, 0.01, 2)], data(8), TRAINING)
+    assert seen == [True] * 2
+    assert not _is_flushed()
+
+
+def _is_flushed() -> bool:
+    return (torch.tensor([1e-30]) * 1e-10).item() == 0
+
+
 def test_frozen_tensors_keep_their_values_and_the_others_do_not():
     free, frozen = train(SMALL, [Arm(0, 0.02, 20), Arm(0, 0.02, 20, ("0.", "norm"))], data(12, 12), TRAINING)
     start, embedding = random_weights(SMALL, 0), 16 * 16
