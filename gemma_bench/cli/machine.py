@@ -67,6 +67,20 @@ def _torch() -> Iterator[Ability]:
     for device in DEVICES:
         why = f"torch {torch.__version__}" if device in available else f"torch {torch.__version__} sees no {device}"
         yield Ability(f"torch on {device}", device in available, why)
+    yield _kernels()
+
+
+def _kernels() -> Ability:
+    from gemma_bench.methods import few_rows
+    from gemma_bench.models import product
+    from gemma_bench.training.stack import kernels
+
+    try:
+        for module in (product, few_rows, kernels):
+            module.KERNELS.required()
+    except UnavailableError as error:
+        return Ability("kernels in C", False, f"{error}; torch computes in their place, slower")
+    return Ability("kernels in C", True, "quantised products, few rows, stacks of tiny models")
 
 
 def _mlx() -> Ability:

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gemma_bench.models.compiled import library
+from gemma_bench.models.compiled import Kernels
 
-_SOURCES = (Path(__file__).with_name("few_rows.c"),)
+KERNELS = Kernels(Path(__file__).with_name("few_rows.c"), flags=("-fopenmp",))
 
 _FEWEST_ROWS, _MOST_ROWS = 2, 32
 _SMALLEST, _LARGE_HEAD = 1 << 17, 1 << 24
@@ -31,7 +31,7 @@ def few_row_products(model: Any) -> Callable[[], AbstractContextManager[None]]:
     The context changes nothing for a small model, on another device than the CPU, or where no C compiler is.
     """
     head = model.get_output_embeddings().weight
-    serves = head.device.type == "cpu" and head.numel() >= _LARGE_HEAD and _kernel() is not None
+    serves = head.device.type == "cpu" and head.numel() >= _LARGE_HEAD and KERNELS.load() is not None
     return _taken_over if serves else nullcontext
 
 
@@ -73,10 +73,5 @@ def product(x: Float[Tensor, "*row column"], weight: Float[Tensor, "out column"]
     rows, is_bfloat = x.numel() // x.shape[-1], weight.dtype == torch.bfloat16
     counts = (torch.get_num_threads(), rows, len(weight), x.shape[-1], int(is_bfloat))
     places = (part.data_ptr() for part in (inputs, weight, result))
-    kernel: Any = _kernel()
-    kernel.few_rows(*map(ctypes.c_int64, counts), *map(ctypes.c_void_p, places))
+    KERNELS.required().few_rows(*map(ctypes.c_int64, counts), *map(ctypes.c_void_p, places))
     return result.to(x.dtype)
-
-
-def _kernel() -> ctypes.CDLL | None:
-    return library(_SOURCES, "-fopenmp")

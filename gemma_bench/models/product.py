@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gemma_bench.core.errors import UnavailableError
-from gemma_bench.models.compiled import library
+from gemma_bench.models.compiled import Kernels
 
 if TYPE_CHECKING:
     from gemma_bench.models.packed import Packed
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("product.h", "product.c", "step.c"))
+KERNELS = Kernels(
+    *(Path(__file__).with_name(name) for name in ("product.h", "product.c", "step.c")), flags=("-fopenmp",)
+)
 
 _LANES, _GROUPS = 16, 1024
 
@@ -34,20 +35,7 @@ class Matrix(ctypes.Structure):
 def can_multiply(matrix: "Packed") -> bool:
     """Whether this machine has a C compiler, and the matrix has a shape that the kernel takes."""
     group_bytes, groups = matrix.group_size * matrix.bits // 8, matrix.scales.shape[1]
-    return group_bytes % _LANES == 0 and groups <= _GROUPS and kernels() is not None
-
-
-def kernels() -> ctypes.CDLL | None:
-    """Load the kernels; `None` where there is no C compiler that can build them."""
-    return library(_SOURCES, "-fopenmp")
-
-
-def required_kernels() -> ctypes.CDLL:
-    """Load the kernels, or say what is missing."""
-    found = kernels()
-    if found is None:
-        raise UnavailableError("compiler", "these products need a C compiler: install gcc or clang")
-    return found
+    return group_bytes % _LANES == 0 and groups <= _GROUPS and KERNELS.load() is not None
 
 
 class CodedLinear(nn.Module):
@@ -63,7 +51,7 @@ class CodedLinear(nn.Module):
         self.register_buffer("words", matrix.words.contiguous())
         self.register_buffer("scales", matrix.scales.bfloat16().contiguous())
         self.register_buffer("biases", matrix.biases.bfloat16().contiguous())
-        self.kernel = required_kernels().product
+        self.kernel = KERNELS.required().product
         columns = matrix.group_size * matrix.scales.shape[1]
         places = (part.data_ptr() for part in (self.words, self.scales, self.biases))
         self.matrix = Matrix(len(matrix.words), columns, matrix.group_size, matrix.bits, *places)

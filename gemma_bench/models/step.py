@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gemma_bench.models.decoder import Decoder, Projection
 from gemma_bench.models.packed import Stacked
-from gemma_bench.models.product import CodedLinear, Matrix, required_kernels
+from gemma_bench.models.product import KERNELS, CodedLinear, Matrix
 from gemma_bench.models.ring_cache import RingCache
 
 _PARTS, _WIDTH, _SHARING = 3, 512, 64
@@ -53,7 +53,7 @@ class Step:
     def __init__(self, decoder: Decoder) -> None:
         """Write down where everything lies; `can_step` says for which decoders."""
         size, weights = decoder.size, decoder.weights
-        self.decoder, self.kernel = decoder, required_kernels().step
+        self.decoder, self.kernel = decoder, KERNELS.required().step
         self.layers = (_Layer * size.num_hidden_layers)(
             *(_layer(decoder, index) for index in range(size.num_hidden_layers))
         )

@@ -20,7 +20,7 @@ from gemma_bench.measure.throughput import Workload, read_before, steps_of
 from gemma_bench.models.catalog import SIZES, TINY
 from gemma_bench.models.convert_mlx import convert
 from gemma_bench.models.loading import load
-from gemma_bench.models.product import kernels
+from gemma_bench.models.product import KERNELS
 
 
 class TestTracker:
@@ -81,7 +81,7 @@ def test_loading_and_decoding_take_what_was_predicted(tiny, library, workload):
     )
 
 
-@pytest.mark.skipif(kernels() is None, reason="predicted for products in C")
+@pytest.mark.skipif(KERNELS.load() is None, reason="predicted for products in C")
 @pytest.mark.parametrize("workload", [*WORKLOADS, Workload(8, 8, batch_size=4)], ids=str)
 def test_a_quantised_model_takes_what_was_predicted(tiny, tmp_path, workload):
     """Its file's layout is not kept beside the kernel's, and no matrix lies there twice."""

@@ -14,7 +14,7 @@ from gemma_bench.models.catalog import TINY
 from gemma_bench.models.loading import load
 from gemma_bench.models.tiny import random_folder
 
-needs_compiler = pytest.mark.skipif(few_rows._kernel() is None, reason="no C compiler")
+needs_compiler = pytest.mark.skipif(few_rows.KERNELS.load() is None, reason="no C compiler")
 
 
 @needs_compiler
@@ -89,7 +89,7 @@ def test_linear_layers_are_taken_over_without_gradients_only(monkeypatch):
             nn.Linear(640, 256)(x)  # has a bias
         assert calls == [8]
     assert nn.Linear.forward is plain
-    monkeypatch.setattr(few_rows, "_kernel", lambda: None)
+    monkeypatch.setattr(few_rows.KERNELS, "load", lambda: None)
     with few_row_products(model)(), torch.inference_mode():
         model.head(x)
     assert calls == [8], "without a compiler it is torch's"

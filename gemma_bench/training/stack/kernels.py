@@ -1,13 +1,16 @@
 """The operations in C, for stacks on the CPU in float32, where launching an operation costs more than doing it."""
 
 import ctypes
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gemma_bench.training.stack.build import kernels
+from gemma_bench.models.compiled import Kernels
 from gemma_bench.training.stack.operations import Heads, Operations, Rotation
+
+KERNELS = Kernels(*(Path(__file__).with_name(name) for name in ("kernels.h", "kernels.c", "attention.c")))
 
 _PIECE_LOGITS = 1 << 17
 _Gradients = tuple[Tensor | None, ...]
@@ -15,7 +18,7 @@ _Gradients = tuple[Tensor | None, ...]
 
 def compiled() -> Operations | None:
     """Return the operations in C, or `None` on a machine without a C compiler."""
-    if kernels() is None:
+    if KERNELS.load() is None:
         return None
     return Operations(
         embed=_Embed.apply,
@@ -31,7 +34,7 @@ def compiled() -> Operations | None:
 
 def _call(name: str, *arguments: Tensor | int | float | None) -> None:
     """Call a kernel: tensors go as addresses, whole numbers as int64, other numbers as float."""
-    getattr(kernels(), name)(*(_as_c(argument) for argument in arguments))
+    getattr(KERNELS.required(), name)(*(_as_c(argument) for argument in arguments))
 
 
 def _as_c(argument: Tensor | int | float | None) -> Any:
@@ -144,7 +147,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _call_laid_out(name: str, layout: _Layout, *tensors: Tensor) -> None:
-    getattr(kernels(), name)(ctypes.byref(layout), *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors))
+    getattr(KERNELS.required(), name)(ctypes.byref(layout), *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors))
 
 
 class _Gelu(torch.autograd.Function):

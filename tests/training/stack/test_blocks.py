@@ -5,8 +5,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from gemma_bench.core.errors import BadInputError
-from gemma_bench.models import compiled
-from gemma_bench.training.stack import build
 from gemma_bench.training.stack.blocks import losses, token_nats, unpack
 from gemma_bench.training.stack.exchange import to_transformers
 from gemma_bench.training.stack.operations import TORCH
@@ -78,13 +76,6 @@ def test_the_published_smallest_row_has_its_parameters():
 def test_weights_are_a_function_of_the_seed(shape):
     assert torch.equal(random_weights(shape, 3), random_weights(shape, 3))
     assert not torch.equal(random_weights(shape, 3), random_weights(shape, 4))
-
-
-def test_a_machine_without_a_compiler_uses_torch(monkeypatch):
-    compiled.library.cache_clear()
-    monkeypatch.setattr(compiled.shutil, "which", lambda _: None)
-    assert build.kernels() is None
-    compiled.library.cache_clear()
 
 
 @pytest.mark.parametrize(
