@@ -95,7 +95,8 @@ def test_gain_of_twice_the_bits(judge, recorded, above_capacity):
 
     from published.capacity import SMALLEST_PARAMETERS
 
-    wanted = [{"parameters_count": SMALLEST_PARAMETERS, "dtype": dtype} for dtype in ("float32", "bfloat16")]
+    same = {"parameters_count": SMALLEST_PARAMETERS, "scale": "full"}
+    wanted = [{**same, "dtype": dtype} for dtype in ("float32", "bfloat16")]
     full, half = (
         recorded("capacity_scaling", CapacityRecord, version=VERSION, where=lambda r, w=w: w.items() <= vars(r).items())
         for w in wanted
