@@ -39,7 +39,7 @@ def step_by_step(arms, request):
 
     from gemma_bench.experiments import merge_frequency
 
-    record = arms(merge_frequency)
+    record = arms(merge_frequency, "long", "study")
     return a_tenth_above(record, "rank1_1") if request.config.option.faults else record
 
 
