@@ -60,21 +60,15 @@ def test_memory_stays_past_capacity(judge, change_past_capacity):
     faults=["halved_capacities"],
     scale="long",
 )
-def test_smallest_published_model(judge, recorded, published_capacity):
+def test_smallest_published_model(judge, smallest_published, published_capacity):
     """The smallest published model, 80,352 parameters in fp32, stores within 10 % of the published 4.22 bits per parameter.
 
     A run that gains more than 2 % in the last doubling of its visits bounds capacity from below alone.
     """
-    from gemma_bench.experiments.capacity_scaling import VERSION, CapacityRecord
+    from published.capacity import smallest_bits_per_parameter
 
-    from published.capacity import SMALLEST_PARAMETERS, smallest_bits_per_parameter
-
-    wanted = {"parameters_count": SMALLEST_PARAMETERS, "dtype": "float32", "style": "gpt2"}
-    found = recorded(
-        "capacity_scaling", CapacityRecord, version=VERSION, where=lambda r: wanted.items() <= vars(r).items()
-    )
     allowed = within_percent(smallest_bits_per_parameter("float32"), 10)
-    measured, reason = published_capacity(found, allowed)
+    measured, reason = published_capacity(smallest_published("float32", "long", "full"), allowed)
     judge(measured, allowed, reason)
 
 
@@ -88,24 +82,13 @@ def test_smallest_published_model(judge, recorded, published_capacity):
     faults=["bfloat16_that_holds_half"],
     scale="full",
 )
-def test_gain_of_twice_the_bits(judge, recorded, above_capacity):
-    """Going from bf16 to fp32 raises the capacity of the smallest published model by less than 25 %, not by the factor 2 in bits."""
-    from gemma_bench.core.intervals import median_interval
-    from gemma_bench.experiments.capacity_scaling import VERSION, CapacityRecord
+def test_gain_of_twice_the_bits(judge, smallest_published, gain_over):
+    """Going from bf16 to fp32 raises the capacity of the smallest published model by less than 25 %, not by the factor 2 in bits.
 
-    from published.capacity import SMALLEST_PARAMETERS
-
-    same = {"parameters_count": SMALLEST_PARAMETERS, "scale": "full"}
-    wanted = [{**same, "dtype": dtype} for dtype in ("float32", "bfloat16")]
-    full, half = (
-        recorded("capacity_scaling", CapacityRecord, version=VERSION, where=lambda r, w=w: w.items() <= vars(r).items())
-        for w in wanted
-    )
-    for record in (full, half):
-        above_capacity(record)
-    gains = [100 * (a / b - 1) for a, b in zip(full.samples, half.samples, strict=False)]
-    reason = f"bits per parameter {full.capacity_bits_per_parameter:.2f} and {half.capacity_bits_per_parameter:.2f}"
-    judge(Measured.within(median_interval(gains), "% more", gains), at_most(25), reason)
+    In bf16 are weights, moments and products: with float32 weights beside the products no bits would be saved.
+    """
+    measured, reason = gain_over(smallest_published("float32", "full"), smallest_published("pure bfloat16", "full"))
+    judge(measured, at_most(25), reason)
 
 
 @claim(
@@ -233,7 +216,7 @@ def test_hand_over_in_a_tiny_model(judge, recorded, hand_over):
     from gemma_bench.experiments.fine_tune_memorization import VERSION, FineTuneRecord
 
     found = recorded(
-        "fine_tune_memorization", FineTuneRecord, version=VERSION, where=lambda record: record.rank is None
+        "fine_tune_memorization", FineTuneRecord, version=VERSION, where=lambda r: (r.rank, r.scale) == (None, "study")
     )
     measured, reason = hand_over(found)
     judge(measured, at_most(0.9), reason)

@@ -13,8 +13,8 @@ PUBLISHED_BITS_PER_PARAMETER = 3.6
 """Morris et al., arXiv:2505.24832v3: models of 80 thousand to 20 million parameters, on random tokens."""
 
 WARNING = (
-    "An extrapolation, not a measurement: the slope comes from models of 80 thousand to 20 million parameters trained "
-    "on random tokens to the end; nobody has filled a model of this size."
+    "An extrapolation, not a measurement: nobody has filled a model of this size. The published slope comes from "
+    "models of 80 thousand to 20 million parameters trained on random tokens."
 )
 
 
@@ -23,6 +23,17 @@ class MeasuredSlope(BareRecord):
 
     parameters_count: int
     capacity_bits_per_parameter: float
+    visits_count: float
+    last_doubling_percent: float | None
+
+    def told(self) -> str:
+        """Say what was measured, and that it is a lower bound: each doubling of visits still gained."""
+        gain = (
+            ""
+            if self.last_doubling_percent is None
+            else f"; the last doubling gained {self.last_doubling_percent:.1f} %"
+        )
+        return f"measured, {self.parameters_count:,} parameters, at least, after {self.visits_count:,.0f} visits{gain}"
 
 
 def capacity(
@@ -42,7 +53,7 @@ def capacity(
     rows = {"published" if bits_per_parameter == PUBLISHED_BITS_PER_PARAMETER else "given": bits_per_parameter}
     measured = _largest_measured(results)
     if measured is not None:
-        rows[f"measured, {measured.parameters_count:,} parameters"] = measured.capacity_bits_per_parameter
+        rows[measured.told()] = measured.capacity_bits_per_parameter
     found["slopes"] = [{"slope": name, **extrapolate(size, slope)} for name, slope in rows.items()]
     if json:
         print_json(found)

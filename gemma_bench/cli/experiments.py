@@ -19,7 +19,7 @@ from rich.table import Table
 from gemma_bench.cli.console import Json, errors, output, print_json, progress_bar
 from gemma_bench.core.errors import BadInputError, InvalidRunError
 from gemma_bench.core.files import Progress, explained, read_text, write_text
-from gemma_bench.core.records import Record, clean_records, write_record
+from gemma_bench.core.records import Record, clean_records, code_here, write_record
 from gemma_bench.experiments.index import Experiment, experiments, find
 
 _STATE, _BEGAN = Path("build/state"), "request.json"
@@ -92,7 +92,7 @@ def run(
     experiment = find(name)
     experiment.check_scale(scale)
     _check_writable(results)
-    module = experiment.module()
+    code, module = code_here(), experiment.module()
     config = getattr(module, scale.upper())
     options = _device(experiment, module, device)
     state = _state(experiment, module, scale, config.model_dump_json(), options.get("device"), resume)
@@ -101,7 +101,7 @@ def run(
     minutes = experiment.minutes[scale]
     output.print(f"{name}, {scale}: {'no estimate' if minutes is None else f'about {minutes:g} minutes'}")
     with _tidy(state), _ended_like_interrupted(), _progress() as progress:
-        _write(module.run(config, scale=scale, progress=progress, **options), results)
+        _write(module.run(config, scale=scale, progress=progress, **options), results, code)
 
 
 @contextmanager
@@ -135,12 +135,13 @@ def _ended_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _write(records: Iterator[Record], results: Path) -> None:
-    """Write each record as soon as it is there."""
-    count = 0
+def _write(records: Iterator[Record], results: Path, code: tuple[str | None, bool]) -> None:
+    """Write each record as soon as it is there, as made by the code that was there when the run began."""
+    count, (commit, is_clean) = 0, code
     try:
         for record in records:
-            path = write_record(record, results)
+            made_by = {"commit": commit, "commit_is_clean": is_clean and record.commit_is_clean}
+            path = write_record(record.model_copy(update=made_by), results)
             count += 1
             output.print(f"record: {path}", highlight=False, soft_wrap=True)
             for rule in getattr(record, "broken_rules", ()):

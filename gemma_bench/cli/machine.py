@@ -67,20 +67,21 @@ def _torch() -> Iterator[Ability]:
     for device in DEVICES:
         why = f"torch {torch.__version__}" if device in available else f"torch {torch.__version__} sees no {device}"
         yield Ability(f"torch on {device}", device in available, why)
-    yield _kernels()
+    yield from _kernels()
 
 
-def _kernels() -> Ability:
+def _kernels() -> Iterator[Ability]:
     from gemma_bench.methods import few_rows
     from gemma_bench.models import product
     from gemma_bench.training.stack import kernels
 
-    try:
-        for module in (product, few_rows, kernels):
+    for module, what in ((product, "quantised products"), (few_rows, "few rows"), (kernels, "tiny models")):
+        try:
             module.KERNELS.required()
-    except UnavailableError as error:
-        return Ability("kernels in C", False, f"{error}; torch computes in their place, slower")
-    return Ability("kernels in C", True, "quantised products, few rows, stacks of tiny models")
+        except UnavailableError as error:
+            yield Ability(f"{what} in C", False, f"{error}; torch computes instead, slower")
+        else:
+            yield Ability(f"{what} in C", True, "built by this machine's compiler")
 
 
 def _mlx() -> Ability:

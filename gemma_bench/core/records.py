@@ -81,7 +81,7 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 def provenance() -> dict[str, Any]:
     """Collect what a record says about machine, code and moment."""
-    machine, (commit, is_clean) = this_machine(), _commit()
+    machine, (commit, is_clean) = this_machine(), code_here()
     return {
         "date_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "commit": commit,
@@ -181,7 +181,7 @@ def _library_versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _commit() -> tuple[str | None, bool]:
+def code_here() -> tuple[str | None, bool]:
     """Return the commit of the checkout we run in and whether its tracked files are unchanged.
 
     A plain copy of a clean checkout knows no commit; who made it may name it in `GEMMA_BENCH_COMMIT`.

@@ -98,10 +98,14 @@ def columns(points: Sequence[Found]) -> dict[str, tuple[float | int, ...]]:
     }
 
 
-def evidence(points: Sequence[Found], row: str) -> list[Found]:
-    """Return the points that neither diverged nor were stopped; raises `InvalidRunError` where there is none."""
+def evidence(points: Sequence[Found], row: str, full_ratio: float) -> list[Found]:
+    """Return the points that neither diverged nor were stopped, of seeds with one at `full_ratio` or above.
+
+    A seed of which only small data were learnt says nothing of capacity. Raises `InvalidRunError` where none is left.
+    """
     sound = [found for found in points if not found.is_void]
-    if not sound:
-        reasons = sorted({found.diverged or "time ran out" for found in points})
-        raise InvalidRunError("diverged", f"{row}: no run is evidence: {'; '.join(reasons)}")
-    return sound
+    seeds = {found.point.arm.seed for found in sound if found.point.ratio >= full_ratio}
+    if not seeds:
+        reasons = sorted({found.diverged or "time ran out" for found in points if found.is_void})
+        raise InvalidRunError("diverged", f"{row}: no run above capacity is evidence: {'; '.join(reasons)}")
+    return [found for found in sound if found.point.arm.seed in seeds]

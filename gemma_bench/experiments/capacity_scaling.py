@@ -181,7 +181,7 @@ def _record(
     training_s: float,
 ) -> CapacityRecord:
     (whole, parts), shape = found, row.shape
-    sound = evidence(whole, row.name)
+    sound = evidence(whole, row.name, row.doubled_ratio)
     samples = capacities(sound, shape.parameter_count)
     capacity, doubled = spread(samples), [point for point in whole if point.point.ratio == row.doubled_ratio]
     halves, quarters = parts[: len(row.seeds)], parts[len(row.seeds) :]

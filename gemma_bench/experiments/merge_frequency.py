@@ -80,14 +80,14 @@ STUDY = Config(
     relora_rates=(8e-3, 1.6e-2, 3.2e-2),
     rank_one_rates=(2e-3, 4e-3, 8e-3),
 )
-"""165 thousand parameters, 512,000 tokens to each arm: an interval of 200 merges five times in the run."""
+"""165 thousand parameters, 512,000 tokens to each arm: an interval of 200 makes five cycles of the run."""
 
 LONG = STUDY.model_copy(
     update={"course": STUDY.course.longer(2), "relora_intervals": (100, 200, 400), "seeds": (1, 2, 3, 4, 5)}
 )
-"""Twice the tokens and five seeds, an interval of 400 merging five times; never run so far."""
+"""Twice the tokens and five seeds, an interval of 400 making five cycles; never run so far."""
 
-MINUTES = {"fixture": 1, "study": 44, "long": 45}
+MINUTES = {"fixture": 1, "study": 18, "long": 45}
 
 
 def run(

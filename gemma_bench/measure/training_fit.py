@@ -7,11 +7,14 @@ from typing import Any
 from gemma_bench.core.errors import UnavailableError
 from gemma_bench.core.units import GIB
 from gemma_bench.measure.training_closed_form import closed_form
-from gemma_bench.measure.training_memory import NotForeseenError, forecast
+from gemma_bench.measure.training_memory import forecast
 from gemma_bench.training.plan import Plan
 
-_SURELY = 2
-"""What takes less than one part of so many by arithmetic, which is within a tenth of a forecast, surely fits."""
+_SURELY = 4
+"""What takes less than one part of so many by arithmetic surely fits.
+
+Arithmetic is within a tenth of a forecast, but for what a method keeps of its own: with error feedback twice the rest.
+"""
 
 _SHORTEST = 128
 
@@ -22,24 +25,16 @@ def fitting_knobs(plan: Plan, limit_bytes: float, length_option: str = "--length
     Arithmetic chooses, a forecast confirms. The command line has its own name for the length of a row.
     """
     for knobs, cheaper in _cheaper(plan, length_option):
-        if closed_form(cheaper).peak_bytes <= limit_bytes and needed_bytes(cheaper) <= limit_bytes:
+        if closed_form(cheaper).peak_bytes <= limit_bytes and forecast(cheaper).peak_bytes <= limit_bytes:
             return knobs
     return None
-
-
-def needed_bytes(plan: Plan) -> int:
-    """Return the peak of a step's tensors: forecast, or by arithmetic where a method decides by values."""
-    try:
-        return forecast(plan).peak_bytes
-    except NotForeseenError:
-        return closed_form(plan).peak_bytes
 
 
 def require_memory(plan: Plan, available_bytes: float, length_option: str = "--length") -> None:
     """Refuse what does not fit: `needs 47.5 GiB, 22.1 GiB available; fits with --rank 64 --checkpointing`."""
     if _SURELY * closed_form(plan).peak_bytes <= available_bytes:
         return
-    needed = needed_bytes(plan)
+    needed = forecast(plan).peak_bytes
     if needed <= available_bytes:
         return
     knobs = fitting_knobs(plan, available_bytes, length_option)

@@ -1,16 +1,14 @@
 """What a training step takes in memory, by kind: forecast on tensors without contents, or measured on real ones."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gemma_bench.core.errors import BadInputError
 from gemma_bench.measure.tensor_tracker import TensorTracker, model_tensors
 from gemma_bench.training.method import Prepared
 from gemma_bench.training.plan import Plan
@@ -20,10 +18,6 @@ KINDS = ("weights", "gradients", "optimizer", "activations", "temporaries")
 
 _LLAMA_PERIOD = 3
 """All its layers are alike; three of them leave a section between the ends of a step."""
-
-
-class NotForeseenError(BadInputError):
-    """A step decides by values, which tensors without contents have not."""
 
 
 class TrainingMemory(BaseModel):
@@ -66,7 +60,7 @@ def forecast(plan: Plan) -> TrainingMemory:
 
 def _foreseen(plan: Plan) -> list[list[Peaks]]:
     prepared = prepared_model(plan, "meta")
-    with FakeTensorMode(), _explained(plan):
+    with FakeTensorMode():
         return _sections(Training(_with_fake_tensors(prepared), plan))
 
 
@@ -99,17 +93,6 @@ def _continued(shallow: Peaks, deeper: Peaks, times: int) -> Peaks:
 def _highest(phases: list[list[Peaks]]) -> TrainingMemory:
     peak = max((section for phase in phases for section in phase), key=lambda section: sum(section.values()))
     return TrainingMemory(**{f"{kind}_bytes": peak.get(kind, 0) for kind in KINDS})
-
-
-@contextmanager
-def _explained(plan: Plan) -> Iterator[None]:
-    """Refuse a method that reads numbers."""
-    try:
-        yield
-    except DataDependentOutputException as error:
-        raise NotForeseenError(
-            f"{plan.method!r} decides by values: its memory can be measured, not forecast"
-        ) from error
 
 
 def measure(plan: Plan) -> TrainingMemory:

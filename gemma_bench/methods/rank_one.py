@@ -111,10 +111,10 @@ class ErrorFeedback(TopPair):
             wholes[name] = gradients.whole(name, self.dtype)
             norms.append(wholes[name].norm())  # while it is in the cache
         norm: Tensor = torch.stack(norms).norm()
-        share = min(1.0, clip_norm / (float(norm) + 1e-6)) if clip_norm else 1.0
+        scale = rate * (clip_norm / (norm + 1e-6)).clamp(max=1) if clip_norm else torch.full_like(norm, rate)
         for name, (b, a) in found.items():
             whole, kept = wholes.pop(name), self.state.get(name)
-            wanted = whole.mul_(rate * share) if kept is None else kept.add_(whole, alpha=rate * share)
+            wanted = whole.mul_(scale) if kept is None else kept.addcmul_(whole, scale)
             step, v = top_pair(wanted.mv, wanted.T.mv, a[0])
             self.state[name] = wanted.addr_(step, v, alpha=-1)
             a[0], b[:, 0] = v, -step

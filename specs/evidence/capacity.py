@@ -61,7 +61,8 @@ def hand_over():
             for size in sizes
         )
         reason = (
-            f"{record.model}, {record.trained_parameters_count:,} trained parameters hold {record.capacity_bits:,.0f} bits; "
+            f"{record.model}, {record.trained_parameters_count:,} trained parameters hold {record.capacity_bits:,.0f} bits "
+            f"(seeds: {len(falls[worst])}); "
             f"sequences: bits memorised of each and held-out bits per token: {seen}; before: "
             f"{record.base_held_out_bits_per_token[0]:.2f}"
         )

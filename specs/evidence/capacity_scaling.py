@@ -33,7 +33,7 @@ def change_past_capacity(curve):
     held = {ratio: saved for ratio, _, saved, _ in curve.points()}
     if {3.6, 7.2} - set(held):
         raise InvalidRunError("diverged", f"{curve.row}: {'; '.join(curve.diverged)}")
-    if max(held) <= curve.capacity_bits_per_parameter or max(held) < 7.2:
+    if max(held) < SURELY_ABOVE * curve.capacity_bits_per_parameter or max(held) < 7.2:
         raise UnavailableError("data", f"data of {max(held):g} bits per parameter do not exceed capacity")
     return 100 * abs(held[7.2] / held[3.6] - 1), told(curve)
 
@@ -55,33 +55,79 @@ def told(record):
     )
 
 
+SURELY_ABOVE = 1.2
+"""A model never holds more than its data have: only data well above what it held were too many for it."""
+
+
 def require_data_above_capacity(record):
-    """Refuse a record whose largest data do not exceed what its models held: they may have fitted whole."""
+    """Refuse a record whose largest data do not exceed what its models held by a fifth: they may have fitted whole."""
     from gemma_bench.core.errors import UnavailableError
 
-    if (over := record.data_over_capacity()) <= 1:
-        needed = max(record.sequences_counts) / over
+    if (over := record.data_over_capacity()) < SURELY_ABOVE:
+        needed = SURELY_ABOVE * max(record.sequences_counts) / over
         raise UnavailableError(
             "data",
-            f"{record.row}: the largest data are {over:.2f} of capacity, more than {needed:,.0f} sequences would exceed it",
+            f"{record.row}: the largest data are {over:.2f} of capacity, {needed:,.0f} sequences would exceed it by a fifth",
         )
 
 
 @pytest.fixture
-def above_capacity():
-    """Return what refuses a record whose data may have fitted whole."""
-    return require_data_above_capacity
+def gain_over():
+    """Return how much more one record's models hold than another's, seed by seed, in percent.
+
+    Fewer visits of each sequence can only make the other's look smaller, which is the safe side of an upper limit.
+    """
+    from gemma_bench.core.errors import UnavailableError
+    from gemma_bench.core.intervals import mean_interval
+
+    def compared(more, less):
+        for record in (more, less):
+            require_data_above_capacity(record)
+        if less.visits_count > more.visits_count:
+            raise UnavailableError("visits", f"{more.row} had fewer visits of each sequence than {less.row}")
+        held, other = (dict(zip(sorted(set(r.seeds)), r.samples, strict=True)) for r in (more, less))
+        gains = [100 * (held[seed] / other[seed] - 1) for seed in sorted(held.keys() & other.keys())]
+        reason = "; ".join(
+            f"{record.dtype} {record.capacity_bits_per_parameter:.2f} bits per parameter after {record.visits_count:,.0f} visits"
+            for record in (more, less)
+        )
+        return Measured.within(mean_interval(gains), "% more", gains), reason
+
+    return compared
 
 
 def from_below(value, low, high, gains, allowed, samples=()):
     """Return capacity in bits per parameter; what still gains more than 2 % in a doubling of its visits is a lower bound.
 
-    Its interval then reaches up to the end of what is allowed, which decides nothing but that capacity is above it.
+    Its interval then reaches past the end of what is allowed, which decides nothing but that capacity is above it.
     """
+    from math import inf, nextafter
+
     bound = {}
     if any(gain is None or gain > 2 for gain in gains):
-        high, bound = max(high, allowed.high), {"narrowed_by": "more visits of each sequence"}
+        high, bound = max(high, nextafter(allowed.high, inf)), {"narrowed_by": "more visits of each sequence"}
     return Measured(value=value, low=low, high=high, unit="bits per parameter", samples=samples, **bound)
+
+
+@pytest.fixture
+def smallest_published(recorded):
+    """Return the newest record of the smallest published model in a precision, at the first of some scales that has one."""
+    from evidence.low_rank_records import first_of
+
+    from gemma_bench.experiments.capacity_scaling import VERSION, CapacityRecord
+
+    from published.capacity import SMALLEST_PARAMETERS
+
+    def at(dtype, *scales):
+        def newest(scale):
+            wanted = {"parameters_count": SMALLEST_PARAMETERS, "style": "gpt2", "dtype": dtype, "scale": scale}
+            return recorded(
+                "capacity_scaling", CapacityRecord, version=VERSION, where=lambda r: wanted.items() <= vars(r).items()
+            )
+
+        return first_of(newest, scales)
+
+    return at
 
 
 @pytest.fixture
@@ -110,10 +156,10 @@ def fitted_capacity(request):
         if request.config.option.faults:
             record = fit_through(record, 0.8 * allowed.low)
         over = min(record.data_over_capacity_ratio, default=None)
-        if over is not None and over <= 1:
+        if over is not None and over < SURELY_ABOVE:
             raise UnavailableError(
                 "data",
-                f"the largest data are {over:.2f} of capacity: {1 / over:.2f} times the sequences would exceed it",
+                f"the largest data are {over:.2f} of capacity: {SURELY_ABOVE / over:.2f} times the sequences would do",
             )
         slope = "{:.2f} [{:.2f}, {:.2f}]".format(
             *(getattr(record, f"slope_{end}bits_per_parameter") for end in ("", "low_", "high_"))

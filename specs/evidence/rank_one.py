@@ -185,12 +185,12 @@ def merged_steps(request):
 
 @pytest.fixture
 def rules(request):
-    """Return the effective rank after merged steps of the top pair over LoRA-8's, by seed."""
-    from gemma_bench.core.intervals import median_interval
+    """Return the effective rank after merged steps of the top pair over LoRA-8's: the mean over seeds, one in a fault run."""
+    from gemma_bench.core.intervals import Interval, mean_interval
 
     is_small = request.config.option.faults
-    course = _course(request, steps=120 if is_small else 200, read_every=20, warmup_steps=20, warm_steps=60)
-    starts = {seed: _start(course, seed) for seed in ((0,) if is_small else (0, 1, 2))}
+    course = _course(request, steps=120 if is_small else 200, read_every=40, warmup_steps=20, warm_steps=60)
+    starts = {seed: _start(course, seed) for seed in range(1 if is_small else 5)}
     found = {
         seed: (_run(course, start, "top_pair", seed), _lora(course, start, seed)) for seed, start in starts.items()
     }
@@ -200,7 +200,8 @@ def rules(request):
         f"top pair {top.effective_rank[-1]:.1f}, LoRA-8 {plain.effective_rank[-1]:.1f}; random directions of the top "
         f"pairs' norms {top.null_effective_rank:.1f}"
     )
-    return Measured.within(median_interval(ratios), "× LoRA-8's effective rank", ratios), reason
+    interval = Interval(*3 * ratios) if is_small else mean_interval(ratios)
+    return Measured.within(interval, "× LoRA-8's effective rank", ratios), reason
 
 
 def _course(request, **more):

@@ -27,7 +27,7 @@ def _plans(**fields):
     return patch.object(plan, "Plan", lambda *given, **knobs: right(*given, **{**knobs, **fields}))
 
 
-def embeddings_frozen_and_weights_in_float32():
+def weights_in_float32():
     return _plans(dtype="float32", adapter_dtype="float32")
 
 

@@ -67,8 +67,13 @@ def test_the_largest_slope_of_our_own_is_shown_beside_the_published_one(gemma_be
             samples=(2.5,),
             parameters_count=parameters,
             capacity_bits_per_parameter=2.5,
+            visits_count=600.0,
+            last_doubling_percent=3.1,
         )
         write_record(record.model_copy(update={"commit_is_clean": True}), tmp_path)
     found = json.loads(gemma_bench("analyze", "capacity", "12b", "--results", tmp_path, "--json").out)
-    assert [row["slope"] for row in found["slopes"]] == ["published", "measured, 80,352 parameters"]
+    assert [row["slope"] for row in found["slopes"]] == [
+        "published",
+        "measured, 80,352 parameters, at least, after 600 visits; the last doubling gained 3.1 %",
+    ]
     assert found["slopes"][1]["capacity_bits"] == pytest.approx(2.5 * SIZES["12b"].parameter_count)

@@ -349,12 +349,13 @@ def test_what_does_not_fit_is_refused_before_weights_are_loaded(gemma_bench, sta
 
 
 def test_the_named_knobs_are_options_that_make_it_fit(gemma_bench, start, monkeypatch):
-    from gemma_bench.measure.training_fit import needed_bytes, require_memory
+    from gemma_bench.measure.training_fit import require_memory
+    from gemma_bench.measure.training_memory import forecast
 
     seen = []
     monkeypatch.setattr("gemma_bench.measure.training_fit.require_memory", lambda plan, *_: seen.append(plan))
     assert gemma_bench(*start("lora", "first", "--iters", 1)).code == 0
-    room = needed_bytes(seen[0]) - 1
+    room = forecast(seen[0]).peak_bytes - 1
     monkeypatch.setattr("gemma_bench.measure.training_fit.require_memory", require_memory)
     monkeypatch.setattr("gemma_bench.training.free_memory.available_bytes", lambda: room)
     done = gemma_bench(*start("lora", "second", "--iters", 1))

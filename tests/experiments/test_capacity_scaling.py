@@ -9,7 +9,7 @@ from gemma_bench.core.records import read_record, write_record
 from gemma_bench.experiments import capacity_scaling as experiment
 from gemma_bench.experiments.capacity_fit import FitRecord, fits
 from gemma_bench.experiments.capacity_points import Found, Point
-from gemma_bench.experiments.capacity_record import CapacityRecord, gain_percent
+from gemma_bench.experiments.capacity_record import CapacityRecord, evidence, gain_percent
 from gemma_bench.experiments.capacity_rows import Row
 from gemma_bench.experiments.capacity_scaling import Config, run
 from gemma_bench.training.stack.arms import Arm, Training
@@ -63,7 +63,7 @@ def test_workers_say_how_large_a_stack_would_fit():
 def test_a_row_without_evidence_does_not_take_the_others_with_it():
     records = run(Config(rows=(tiny_row(8, rates=(1e30,)), tiny_row(8))))
     assert next(records).capacity_bits > 0
-    with pytest.raises(InvalidRunError, match="no run is evidence"):
+    with pytest.raises(InvalidRunError, match="no run above capacity is evidence"):
         next(records)
 
 
@@ -88,12 +88,20 @@ def test_known_lines_are_found():
     assert 3 < origin.value < 4
 
 
-def test_a_gain_is_of_the_same_seed():
-    def found(seed, bits):
-        return Found(Point(5.4, 10, Arm(seed, 0.1, 9)), 9, bits, 0.0, 0.0, None, True)
+def found(seed, bits, ratio=5.4, diverged=None):
+    return Found(Point(ratio, 10, Arm(seed, 0.1, 9)), 9, bits, 0.0, 0.0, diverged, True)
 
+
+def test_a_gain_is_of_the_same_seed():
     assert gain_percent([found(0, 110), found(1, 240)], [found(1, 200), found(0, 100)]) == pytest.approx(15)
     assert gain_percent([found(0, 110)], []) is None
+
+
+def test_a_seed_whose_large_data_diverged_is_no_capacity():
+    whole = [found(0, 100, ratio=1.0), found(0, 300), found(1, 100, ratio=1.0), found(1, 0, diverged="the loss rose")]
+    assert evidence(whole, "a row", 5.4) == whole[:2]
+    with pytest.raises(InvalidRunError, match="a row: no run above capacity is evidence: the loss rose"):
+        evidence(whole[2:], "a row", 5.4)
 
 
 def test_every_preset_can_run():

@@ -33,6 +33,7 @@ def test_a_low_capacity_that_still_rises_refutes_nothing(evidence):
         found = verdict(evidence, 3.0, *gains)
         assert found.verdict is Verdict.INCONCLUSIVE
         assert "not more repetitions but more visits of each sequence may settle it" in found.reason
+    assert verdict(evidence, 3.6, 2.1).verdict is Verdict.INCONCLUSIVE
     assert verdict(evidence, 4.5, 2.1).verdict is Verdict.REFUTED
     assert verdict(evidence, 3.6, 0.5).verdict is Verdict.HOLDS
 
@@ -49,8 +50,8 @@ def test_data_that_may_fit_whole_are_refused_with_how_many_would_not(evidence):
         return found
 
     evidence.require_data_above_capacity(record(8.0))
-    with pytest.raises(UnavailableError, match=r"the largest data are 0\.95 of capacity, more than 420 sequences"):
-        evidence.require_data_above_capacity(record(4.0))
+    with pytest.raises(UnavailableError, match=r"the largest data are 1\.10 of capacity, 438 sequences would exceed"):
+        evidence.require_data_above_capacity(record(4.6))
 
 
 def test_the_longer_training_is_preferred_where_there_is_one(evidence):

@@ -8,10 +8,9 @@ import pytest
 from gemma_bench.core.errors import UnavailableError
 from gemma_bench.measure import training_fit
 from gemma_bench.measure.training_closed_form import closed_form
-from gemma_bench.measure.training_fit import fitting_knobs, needed_bytes, require_memory
+from gemma_bench.measure.training_fit import fitting_knobs, require_memory
 from gemma_bench.measure.training_memory import forecast
 from gemma_bench.methods.choice import method_named
-from gemma_bench.methods.rank_one import RankOne
 from gemma_bench.training.plan import Plan, trainable_size
 
 
@@ -37,24 +36,17 @@ def test_what_does_not_fit_is_refused_with_a_remedy():
 def test_knobs_have_the_names_that_the_command_line_has():
     wanted = plan(batch_size=1, checkpointing=True, dtype="float32")
     for length, knobs in ((256, "--dtype bfloat16"), (128, "--max-seq-length 128 --dtype bfloat16")):
-        limit = needed_bytes(replace(wanted, dtype="bfloat16", length=length))
+        limit = forecast(replace(wanted, dtype="bfloat16", length=length)).peak_bytes
         assert fitting_knobs(wanted, limit, "--max-seq-length") == knobs
 
 
 def test_an_embedding_that_is_not_trained_is_the_last_knob():
     wanted = Plan(trainable_size("tiny"), method_named("relora", 1), 1, 128, "float32", checkpointing=True)
     frozen = replace(wanted, method=wanted.method.model_copy(update={"embeddings": False}))
-    least = needed_bytes(frozen)
-    assert least < 0.9 * needed_bytes(wanted)
+    least = forecast(frozen).peak_bytes
+    assert least < 0.9 * forecast(wanted).peak_bytes
     assert fitting_knobs(wanted, least * 1.02) == "--no-embeddings"
     assert fitting_knobs(frozen, 1000) is None
-
-
-def test_error_feedback_is_judged_by_arithmetic():
-    wanted = Plan(trainable_size("tiny"), RankOne(rule="error_feedback"), length=128)
-    assert needed_bytes(wanted) == closed_form(wanted).peak_bytes
-    with pytest.raises(UnavailableError, match="needs"):
-        require_memory(wanted, 1000)
 
 
 def test_what_surely_fits_is_not_traced(monkeypatch):

@@ -128,12 +128,6 @@ def test_a_tracker_counts_by_kind_and_relabels():
     assert tracker.live_bytes == 400
 
 
-def test_a_method_that_decides_by_values_is_refused():
-    wanted = Plan(trainable_size("tiny"), RankOne(rule="error_feedback"), length=16)
-    with pytest.raises(BadInputError, match="its memory can be measured, not forecast"):
-        forecast(wanted)
-
-
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
@@ -160,6 +154,7 @@ RUNS = {
     "lora, checkpointed": (Lora(rank=4), {"checkpointing": True}, 0.1),
     "relora after a warm start": (ReLoRA(rank=4, warm_start_steps=3), {}, 0.1),
     "rank1": (RankOne(), {}, 0.1),
+    "error feedback": (RankOne(rule="error_feedback"), {}, 0.1),
     "sbd of adapters": (SetBlockTuning(mask_token=3, rank=4), {}, 0.2),
 }
 """Set blocks hide as many tokens as chance wants."""

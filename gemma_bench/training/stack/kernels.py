@@ -12,7 +12,9 @@ from gemma_bench.training.stack.operations import Heads, Operations, Rotation
 
 KERNELS = Kernels(*(Path(__file__).with_name(name) for name in ("kernels.h", "kernels.c", "attention.c")))
 
-_PIECE_LOGITS = 1 << 17
+PIECE_LOGITS = 1 << 17
+"""As many as a core's own cache has room for."""
+
 _Gradients = tuple[Tensor | None, ...]
 
 
@@ -187,8 +189,8 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(context: Any, hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
         (models, rows, _), symbols = hidden.shape, table.shape[1]
         loss, to_hidden, to_table = hidden.new_empty(targets.shape), torch.empty_like(hidden), torch.zeros_like(table)
-        some_rows = min(rows, max(1, _PIECE_LOGITS // symbols))
-        some_models = max(1, _PIECE_LOGITS // (some_rows * symbols))
+        some_rows = min(rows, max(1, PIECE_LOGITS // symbols))
+        some_models = max(1, PIECE_LOGITS // (some_rows * symbols))
         for first in range(0, models, some_models):
             these = slice(first, first + some_models)
             for row in range(0, rows, some_rows):

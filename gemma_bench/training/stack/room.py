@@ -10,24 +10,32 @@ from gemma_bench.core.errors import UnavailableError
 from gemma_bench.training.free_memory import free_bytes
 from gemma_bench.training.stack.arms import PRECISIONS, Training
 from gemma_bench.training.stack.blocks import losses
+from gemma_bench.training.stack.kernels import PIECE_LOGITS
 from gemma_bench.training.stack.operations import TORCH
 from gemma_bench.training.stack.shape import Shape
 from gemma_bench.training.stack.stepper import operations
 
-_WEIGHT_COPIES = 7
-"""Weights, two moments, the gradient and its parts, what AdamW computes on the way."""
+_HELD_COPIES = 3
+"""Weights and two moments."""
+
+_STEP_COPIES, _STEP_COPIES_IN_C = 7, 6
+"""Beside them, the gradient and its parts and what AdamW computes on the way."""
+
+_FLOAT_BYTES = 4
 
 
 def model_bytes(shape: Shape, training: Training, device: str = "cpu") -> int:
-    """Return the peak of live tensors per model: weights, what the way back needs, and the largest layer's own."""
+    """Return the peak of live tensors per model: at the loss, or when all gradients are there."""
     held, computed = PRECISIONS[training.precision]
     kept_by_one, kept_by_two = (_kept_bytes(shape, training, device, batch) for batch in (1, 2))
     kept = kept_by_one + (training.batch - 1) * (kept_by_two - kept_by_one)
-    is_in_place = operations(device, training.precision) is not TORCH
-    widest = max(0 if is_in_place else shape.symbols, 3 * shape.hidden)
-    passing = 4 * widest * training.batch * shape.length
-    weights = shape.parameter_count * (_WEIGHT_COPIES * held.itemsize + (computed.itemsize if computed != held else 0))
-    return weights + kept + passing
+    weights, logits = shape.parameter_count * held.itemsize, training.batch * shape.length * shape.symbols
+    if operations(device, training.precision) is not TORCH:
+        return _STEP_COPIES_IN_C * weights + kept + _FLOAT_BYTES * min(logits, PIECE_LOGITS)
+    rounded = logits * computed.itemsize
+    softmax = rounded + _FLOAT_BYTES * logits * (1 if computed == torch.float32 else 2)
+    copy = shape.parameter_count * computed.itemsize if computed != held else 0
+    return copy + max(_HELD_COPIES * weights + kept - rounded + softmax, _STEP_COPIES * weights + kept)
 
 
 def check_room(

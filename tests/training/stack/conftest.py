@@ -12,6 +12,7 @@ SHAPES = {
     "gemma3 with shared keys": Shape("gemma3", 33, 20, 24, 2, 4, 2, 6, 50),
     "gpt2": gpt2(16, 2, symbols=64, length=24, heads=2),
     "gpt2 wide": gpt2(48, 1, symbols=300, length=40, heads=3),
+    "gpt2 whose logits come in pieces": gpt2(16, 1, symbols=2100, length=20, heads=2),
 }
 
 

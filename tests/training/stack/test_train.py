@@ -10,8 +10,9 @@ from gemma_bench.training.stack import train as training_module
 from gemma_bench.training.stack.arms import Arm, Training, Visits, scales, steps_for
 from gemma_bench.training.stack.divergence import divergence
 from gemma_bench.training.stack.exchange import to_transformers
+from gemma_bench.training.stack.kernels import KERNELS
 from gemma_bench.training.stack.room import check_room, model_bytes
-from gemma_bench.training.stack.shape import gemma3, random_weights
+from gemma_bench.training.stack.shape import gemma3, gpt2, random_weights
 from gemma_bench.training.stack.stepper import Stepper
 from gemma_bench.training.stack.train import train
 
@@ -155,17 +156,29 @@ def test_the_rate_warms_up_and_falls_to_zero():
     assert rates[-1] < 1e-4
 
 
+@pytest.mark.parametrize("kernels", ["c", "torch"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "pure bfloat16"])
-def test_memory_is_foretold_and_linear_in_the_stack(precision):
-    shape = gemma3(32, 2, symbols=512, length=32, hidden=96)
-    training = Training(batch=16, precision=precision)
+@pytest.mark.parametrize(
+    ("shape", "batch"),
+    [
+        (gemma3(32, 2, symbols=512, length=32, hidden=96), 16),
+        (gpt2(32, 1, symbols=2048, length=64, heads=4), 32),
+        (gemma3(16, 1, symbols=20_000, length=16, hidden=40), 8),
+    ],
+    ids=["deep", "many logits", "large table"],
+)
+def test_memory_is_foretold_and_linear_in_the_stack(shape, batch, precision, kernels, monkeypatch):
+    if kernels == "torch":
+        monkeypatch.setattr(KERNELS, "load", lambda: None)
+    training = Training(batch=batch, precision=precision)
     each = model_bytes(shape, training)
     for models in (1, 3):
         tracker = TensorTracker()
         with tracker:
             weights = torch.stack([random_weights(shape, seed) for seed in range(models)])
-            stepper = Stepper(shape, training, weights, torch.zeros(16, 33, dtype=torch.int64), "cpu")
-            chosen = torch.zeros(models, 16, dtype=torch.int64)
+            tokens = torch.zeros(batch, shape.length + 1, dtype=torch.int64)
+            stepper = Stepper(shape, training, weights, tokens, "cpu")
+            chosen = torch.zeros(models, batch, dtype=torch.int64)
             tracker.reset_peak()
             stepper.step(chosen, torch.ones(models, 2))
         assert tracker.peak_bytes == pytest.approx(models * each, rel=0.2)
