@@ -28,11 +28,8 @@ class MeasuredSlope(BareRecord):
 
     def told(self) -> str:
         """Say what was measured, and that it is a lower bound: each doubling of visits still gained."""
-        gain = (
-            ""
-            if self.last_doubling_percent is None
-            else f"; the last doubling gained {self.last_doubling_percent:.1f} %"
-        )
+        percent = self.last_doubling_percent
+        gain = "" if percent is None else f"; the last doubling gained {percent:.1f} %"
         return f"measured, {self.parameters_count:,} parameters, at least, after {self.visits_count:,.0f} visits{gain}"
 
 

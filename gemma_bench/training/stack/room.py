@@ -19,7 +19,7 @@ _HELD_COPIES = 3
 """Weights and two moments."""
 
 _STEP_COPIES, _STEP_COPIES_IN_C = 7, 6
-"""Beside them, the gradient and its parts and what AdamW computes on the way."""
+"""Those, the gradient and its parts, and what AdamW computes on the way."""
 
 _FLOAT_BYTES = 4
 
