@@ -15,11 +15,11 @@ from sources import RELORA, RELORA_PAPER
     expect="refuted",
     faults=["arms_taken_for_each_other"],
 )
-def test_relora_ends_below_lora(judge, arms, excess):
+def test_relora_ends_below_lora(judge, arms_or_known, excess):
     """At 0.8 million parameters, equal tokens and each at its best rate, ReLoRA ends no higher in held-out loss than LoRA of the same rank."""
     from gemma_bench.experiments import low_rank_training
 
-    measured, reason = excess(arms(low_rank_training, "long", "study"), "relora", "lora")
+    measured, reason = excess(arms_or_known("relora", low_rank_training, "long", "study"), "relora", "lora")
     judge(measured, at_most(0), reason)
 
 

@@ -1,6 +1,5 @@
 """`gemma-bench analyze memory`: what a model takes, whether it fits, and what would make it fit."""
 
-from math import inf
 from typing import Annotated, Any
 
 import typer
@@ -8,9 +7,9 @@ import typer
 from gemma_bench.cli.block_curve import blocks
 from gemma_bench.cli.capacity import capacity
 from gemma_bench.cli.console import Json, output, print_json
+from gemma_bench.cli.limits import limits_of, shown, verdict
 from gemma_bench.core.errors import BadInputError
-from gemma_bench.core.known_machines import REPORTED_WORKING_SETS_GIB, working_set_range_bytes
-from gemma_bench.core.units import GIB, gigabytes
+from gemma_bench.core.units import gigabytes
 
 app = typer.Typer(help="Compute what needs no run: memory, capacity, curves of recorded runs.", no_args_is_help=True)
 
@@ -34,28 +33,33 @@ def memory(
         float | None, typer.Option(help="Memory of a Mac as sold: 256 is 256 GiB. Default: this machine.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="Of a training instead: full, lora, relora or rank1.")] = None,
-    rank: Annotated[int, typer.Option(help="With --method: the adapters' rank.")] = 16,
-    batch_size: Annotated[int, typer.Option(help="With --method: rows per step.")] = 1,
-    length: Annotated[int, typer.Option(help="With --method: tokens per row.")] = 1024,
-    dtype: Annotated[str, typer.Option(help="With --method: bfloat16 or float32 weights.")] = "bfloat16",
-    checkpointing: Annotated[bool, typer.Option(help="With --method: recompute activations.")] = False,
-    adapter_dtype: Annotated[
-        str | None, typer.Option(help="With --method: of adapters alone; float32 is usual.")
+    recipe: Annotated[str, typer.Option(help="With --method: as `train` does it, or as published.")] = "train",
+    rank: Annotated[int | None, typer.Option(help="With --method lora or relora: the adapters' rank; 16.")] = None,
+    rule: Annotated[str | None, typer.Option(help="With --method rank1: the rule that aims updates.")] = None,
+    embeddings: Annotated[
+        bool | None, typer.Option("--embeddings/--no-embeddings", help="With --method full or relora: train it too.")
     ] = None,
+    batch_size: Annotated[int, typer.Option(help="With --method: rows per step.")] = 1,
+    length: Annotated[int | None, typer.Option(help="With --method: tokens per row; 1024, or the context.")] = None,
+    dtype: Annotated[str, typer.Option(help="With --method: bfloat16 or float32, as `train --dtype`.")] = "bfloat16",
+    checkpointing: Annotated[bool, typer.Option(help="With --method: recompute activations.")] = False,
+    adapter_dtype: Annotated[str | None, typer.Option(help="With --recipe published: of adapters alone.")] = None,
     exact_merges: Annotated[
-        bool, typer.Option(help="With --method: 16-bit weights have their remainders beside.")
-    ] = True,
-    embeddings: Annotated[bool, typer.Option(help="With --method full or relora: train the embedding too.")] = True,
+        bool | None,
+        typer.Option("--exact-merges/--no-exact-merges", help="With --recipe published: remainders beside weights."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Add weights, KV cache and activations up, or forecast a training step; compare with what a GPU may use."""
     _refuse_unused(asked, method is not None)
     if method is not None:
-        from gemma_bench.cli.training_memory import show, trained
+        from gemma_bench.cli.training_memory import plan_of, show
 
+        of_method = {"rank": rank, "rule": rule, "embeddings": embeddings}
         knobs = {"batch_size": batch_size, "length": length, "dtype": dtype, "checkpointing": checkpointing}
         merges = {"adapter_dtype": adapter_dtype, "exact_merges": exact_merges}
-        show(model, trained(method, rank, embeddings=embeddings), rank, {**knobs, **merges}, _limits(ram), json)
+        plan = plan_of(model, method, recipe, of_method, {**knobs, **merges})
+        show(model, plan, recipe, limits_of(ram), ram, json)
         return
     found = _of_use(model, context, bits, ram)
     if json:
@@ -65,7 +69,18 @@ def memory(
 
 
 _USE = ("context", "bits")
-_TRAINING = ("rank", "batch_size", "length", "dtype", "checkpointing", "adapter_dtype", "exact_merges", "embeddings")
+_TRAINING = (
+    "recipe",
+    "rank",
+    "rule",
+    "embeddings",
+    "batch_size",
+    "length",
+    "dtype",
+    "checkpointing",
+    "adapter_dtype",
+    "exact_merges",
+)
 
 
 def _refuse_unused(asked: typer.Context, is_training: bool) -> None:
@@ -93,7 +108,7 @@ def _of_use(model: str, context: int, bits: int, ram: float | None) -> dict[str,
     if model in LLAMAS:
         known = f"expected one of {', '.join(MODEL_NAMES)}; {', '.join(LLAMAS)} are known with --method"
         raise BadInputError(f"unknown model {model!r}, {known}")
-    size, (low, high) = size_of(model), _limits(ram)
+    size, (low, high) = size_of(model), limits_of(ram)
     needed = need(size, context, bits)
     fits = needed.total_bytes <= low
     return {
@@ -112,20 +127,6 @@ def _of_use(model: str, context: int, bits: int, ram: float | None) -> dict[str,
     }
 
 
-def _limits(ram: float | None) -> tuple[int, int]:
-    """Return the least and the most that a Mac of so many GB lets its GPU use, or what this machine has."""
-    if ram is not None:
-        if not 0 < ram < inf:
-            raise BadInputError(f"--ram must be more than 0 GiB, got {ram}")
-        return working_set_range_bytes(ram * GIB)
-    from gemma_bench.core.machine import this_machine
-
-    machine = this_machine()
-    if machine.accelerator == "metal":  # never run until a record from such a machine exists
-        return working_set_range_bytes(machine.memory_bytes)
-    return machine.memory_bytes, machine.memory_bytes
-
-
 def _show(found: dict[str, Any], ram: float | None) -> None:
     from rich.table import Table
 
@@ -134,28 +135,17 @@ def _show(found: dict[str, Any], ram: float | None) -> None:
     table.add_column("bytes", justify="right")
     for name in ("weights", "kv_cache", "activations", "total"):
         table.add_row(name.replace("_", " "), gigabytes(found[f"{name}_bytes"]))
-    low, high = gigabytes(found["limit_low_bytes"]), gigabytes(found["limit_high_bytes"])
-    table.add_row("limit", low if low == high else f"{low} to {high}")
+    limits = found["limit_low_bytes"], found["limit_high_bytes"]
+    table.add_row("limit", shown(limits))
     output.print(table)
-    output.print(_verdict(found, ram), highlight=False, soft_wrap=True)
+    output.print(verdict(found["total_bytes"], limits, ram, _remedy(found)), highlight=False, soft_wrap=True)
 
 
-def _verdict(found: dict[str, Any], ram: float | None) -> str:
-    """Say whether it fits, and if not, which knobs would make it fit."""
-    reported = ""
-    if ram is not None:
-        nearest = ", ".join(f"{size} GiB: {100 * gib / size:.0f} %" for size, gib in REPORTED_WORKING_SETS_GIB.items())
-        reported = f" A Mac of {ram:g} GiB lets its GPU use a part (reported: {nearest}); ask it."
-    if found["it_fits"]:
-        return f"fits.{reported}"
-    if found["total_bytes"] <= found["limit_high_bytes"]:
-        reported = f" It may: reports differ.{reported}"
+def _remedy(found: dict[str, Any]) -> str:
+    """Say which knobs would make it fit."""
     knobs = []
     if found["longest_context_tokens"] is not None:
         knobs.append(f"--context {found['longest_context_tokens']}")
     if found["most_bits"] is not None:
         knobs.append(f"--bits {found['most_bits']}")
-    remedy = (
-        f"it fits with {' or with '.join(knobs)}" if knobs else "neither fewer bits nor a shorter context is enough"
-    )
-    return f"does not fit: {remedy}.{reported}"
+    return f"it fits with {' or with '.join(knobs)}" if knobs else "neither fewer bits nor a shorter context is enough"

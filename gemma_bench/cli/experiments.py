@@ -17,7 +17,7 @@ from rich.prompt import Prompt
 from rich.table import Table
 
 from gemma_bench.cli.console import Json, errors, output, print_json, progress_bar
-from gemma_bench.core.errors import BadInputError, InvalidRunError
+from gemma_bench.core.errors import BadInputError, DamagedFileError, InvalidRunError
 from gemma_bench.core.files import Progress, explained, read_text, write_text
 from gemma_bench.core.records import Record, clean_records, code_here, write_record
 from gemma_bench.experiments.index import Experiment, experiments, find
@@ -95,7 +95,13 @@ def run(
     code, module = code_here(), experiment.module()
     config = getattr(module, scale.upper())
     options = _device(experiment, module, device)
-    state = _state(experiment, module, scale, config.model_dump_json(), options.get("device"), resume)
+    request = {
+        "version": module.VERSION,
+        "code": f"{code[0]}{'' if code[1] else ' and changes'}",
+        "device": options.get("device", _default_device(module)),
+        "configuration": text.loads(config.model_dump_json()),
+    }
+    state = _state(experiment, module, scale, request, resume)
     if state is not None:
         options["state"] = state
     minutes = experiment.minutes[scale]
@@ -174,26 +180,32 @@ def _device(experiment: Experiment, module: ModuleType, device: str | None) -> d
     return {"device": checked_device(device)}
 
 
+def _default_device(module: ModuleType) -> str | None:
+    parameters = signature(module.run).parameters
+    return parameters["device"].default if "device" in parameters else None
+
+
 def _state(
-    experiment: Experiment, module: ModuleType, scale: str, config: str, device: str | None, resume: bool
+    experiment: Experiment, module: ModuleType, scale: str, request: dict[str, Any], resume: bool
 ) -> Path | None:
     """Return the folder where a long experiment keeps what it has done, or `None` if it keeps nothing.
 
-    A request that is not the one that began there is refused: half of each would be neither.
+    A request that is not the one that began there, or of other code, is refused: half of each would be neither.
     """
-    parameters = signature(module.run).parameters
-    if "state" not in parameters:
+    if "state" not in signature(module.run).parameters:
         if resume:
             raise BadInputError(f"{experiment.name} keeps no state to resume from: run it without --resume")
         return None
     folder = _STATE / f"{experiment.name}-{scale}"
     began = folder / _BEGAN
-    device = device or (parameters["device"].default if "device" in parameters else None)
-    request = {"version": module.VERSION, "device": device, "configuration": text.loads(config)}
     if began.exists():
         if not resume:
             raise BadInputError(f"{folder} holds an interrupted run: go on with --resume, or remove the folder")
-        if other := _difference(text.loads(read_text(began, "state")), request):
+        try:
+            before = text.loads(read_text(began, "state"))
+        except ValueError as error:
+            raise DamagedFileError(f"state {began} is not JSON: remove {folder} to start anew") from error
+        if other := _difference(before, request):
             raise BadInputError(f"{folder} holds a run of another {other}: remove the folder to start anew")
     else:
         write_text(began, text.dumps(request))
@@ -204,7 +216,7 @@ def _difference(before: Any, now: dict[str, Any]) -> str | None:
     """Name the first thing that two requests differ in: `device (cpu, not cuda)`; nothing where they are the same."""
     if not isinstance(before, dict) or set(before) != set(now):
         return "layout"
-    for name in ("version", "device"):
+    for name in ("version", "code", "device"):
         if before[name] != now[name]:
             return f"{name} ({before[name]}, not {now[name]})"
     there, here = before["configuration"], now["configuration"]

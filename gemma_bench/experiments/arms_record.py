@@ -15,7 +15,8 @@ class ArmsRecord(Record):
     """Arms by name, with their losses by seed; `None` is a run that diverged. Equal between arms: tokens and batches.
 
     Ranks are means over all matrices, by seed and reading; those of single matrices, the trajectory and the singular
-    values are of the first seed. `unbracketed_arms` had their best rate at an end of the grid.
+    values are of the first seed. `unbracketed_arms` had their best rate at an end of the grid. `elapsed_s` is of the
+    last session, where a run was resumed.
     """
 
     device: str

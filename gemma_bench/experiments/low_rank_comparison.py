@@ -73,12 +73,14 @@ def compare_arms(
     _check(config)
     check_memory(config, device)
     began_s = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch, _runner(config, device, state or Path(scratch), progress) as run:
+    with tempfile.TemporaryDirectory() as scratch, _runner(config, device, state or Path(scratch)) as run:
         results: Results = {}
+        last_count = len(config.arms) * len(config.seeds)
         for jobs in _searches(config, results):
-            results |= run(jobs)
+            results |= run(jobs, _counted(progress, len(results), len(results) + len(jobs) + last_count))
         best = {arm.name: best_rate(_grid(arm, results, config.tuning_seed)) for arm in config.arms}
-        results |= run([Job(arm, best[arm.name], seed) for arm in config.arms for seed in config.seeds])
+        last = [Job(arm, best[arm.name], seed) for arm in config.arms for seed in config.seeds]
+        results |= run(last, _counted(progress, len(results), len(results) + last_count))
         yield ArmsRecord.measured(
             subject(config.course),
             experiment=experiment,
@@ -146,34 +148,43 @@ def next_rate(grid: Grid) -> float | None:
     return rates[0] ** 2 / rates[1] if best_rate(grid) == rates[0] else rates[-1] ** 2 / rates[-2]
 
 
-Run = Callable[[Sequence[Job]], Results]
+Tell = Callable[[int], None]
+"""Takes how many of the jobs in hand are done."""
+
+Run = Callable[[Sequence[Job], Tell], Results]
+
+
+def _counted(progress: Progress, before: int, total: int) -> Tell:
+    """Return what tells how many of all runs are done."""
+    return lambda done: progress("runs", before + done, total)
 
 
 @contextmanager
-def _runner(config: Comparison, device: str, folder: Path, progress: Progress) -> Iterator[Run]:
+def _runner(config: Comparison, device: str, folder: Path) -> Iterator[Run]:
     """Yield a function that runs jobs side by side and knows those that were run before."""
     folder.mkdir(parents=True, exist_ok=True)
     processes = _processes(config, device)
     if processes == 1:
-        yield lambda jobs: _collected(jobs, (_run(job, config.course, device, folder) for job in jobs), progress)
+        yield lambda jobs, tell: _collected((_run(job, config.course, device, folder) for job in jobs), tell)
         return
     with pool_of(processes, partial(torch.set_num_threads, 1)) as pool:
 
-        def run(jobs: Sequence[Job]) -> Results:
+        def run(jobs: Sequence[Job], tell: Tell) -> Results:
             seeds = {job.seed for job in jobs}
             for started in [pool.submit(_start, seed, config.course, device, folder) for seed in seeds]:
                 started.result()
             futures = [pool.submit(_run, job, config.course, device, folder) for job in jobs]
-            return _collected(jobs, (future.result() for future in as_completed(futures)), progress)
+            return _collected((future.result() for future in as_completed(futures)), tell)
 
         yield run
 
 
-def _collected(jobs: Sequence[Job], outcomes: Iterable[Outcome], progress: Progress) -> Results:
+def _collected(outcomes: Iterable[Outcome], tell: Tell) -> Results:
     results: Results = {}
+    tell(0)
     for outcome in outcomes:
         results[outcome.arm, outcome.rate, outcome.seed] = outcome
-        progress(f"{len(jobs)} runs", len(results), len(jobs))
+        tell(len(results))
     return results
 
 

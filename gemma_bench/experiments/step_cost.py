@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from gemma_bench.core.errors import BadInputError, UnavailableError
-from gemma_bench.core.files import Progress, silent
+from gemma_bench.core.files import Progress, silent, write_text
 from gemma_bench.core.intervals import median_interval
 from gemma_bench.core.records import Record, Subject
 from gemma_bench.core.units import GIB
@@ -124,15 +125,27 @@ class StepRecord(Record):
 
 
 def run(
-    config: Config, *, scale: str = "fixture", device: str = "cpu", progress: Progress = silent
+    config: Config,
+    *,
+    scale: str = "fixture",
+    device: str = "cpu",
+    progress: Progress = silent,
+    state: Path | None = None,
 ) -> Iterator[StepRecord]:
-    """Yield a record per method, case by case, so that an interruption keeps the cases that are done."""
+    """Yield a record per method, case by case; a `state` folder knows the cases whose records were all taken."""
     if config.rounds < _LEAST_ROUNDS or config.steps < 1:
         raise BadInputError(f"rounds must be at least 2 and steps 1, got {config.rounds} and {config.steps}")
-    for case in config.cases:
+    left = {place: case for place, case in enumerate(config.cases) if state is None or not _done(state, place).exists()}
+    for case in left.values():
         _check_memory(case, free_bytes(device))
-    for case in config.cases:
+    for place, case in left.items():
         yield from _case(case, config, scale, device, progress)
+        if state is not None:
+            write_text(_done(state, place), case.name)
+
+
+def _done(state: Path, place: int) -> Path:
+    return state / f"case-{place}.txt"
 
 
 def _check_memory(case: Case, free: int) -> None:

@@ -9,6 +9,8 @@ the bytes of a value, d the hidden width, f the feed-forward width, q the width 
 - the feed-forward keeps gate, up, the activated gate and their product: 4·v·f;
 - adapters in another precision than the weights keep a float32 copy of each input,
   4·(5·d + q + f), instead of v·(2·d + f).
+
+Autocast keeps a copy in 16 bits of every weight that is trained.
 """
 
 from dataclasses import dataclass, replace
@@ -62,13 +64,14 @@ def closed_form(plan: Plan) -> ClosedForm:
     kept = value * plan.size.hidden_size if plan.checkpointing else _layer_bytes(plan, facts)
     logits = _LOSS_COPIES * _FLOAT_BYTES * plan.size.vocab_size
     earlier = facts.trained_bytes if plan.gradient_accumulation > 1 else 0
+    halves = facts.trained_bytes * _HALF_BYTES // _FLOAT_BYTES if plan.autocast else 0
     copies = facts.trained_bytes if plan.update.foreach else _LARGEST_COPIES * facts.largest_bytes
     one_layer = _layer_bytes(plan, facts) * tokens if plan.checkpointing else 0
     return ClosedForm(
         weights_bytes=facts.weights_bytes,
         gradients_bytes=facts.trained_bytes,
         optimizer_bytes=facts.states_bytes,
-        at_loss_bytes=earlier + tokens * plan.size.num_hidden_layers * kept + loss_rows * logits,
+        at_loss_bytes=earlier + halves + tokens * plan.size.num_hidden_layers * kept + loss_rows * logits,
         at_update_bytes=max(one_layer, copies),
     )
 

@@ -11,10 +11,13 @@ from gemma_bench.measure.training_memory import forecast
 from gemma_bench.training.plan import Plan
 
 _SURELY = 4
-"""What takes less than one part of so many by arithmetic surely fits.
+"""What takes less than one part of so many by arithmetic without checkpointing surely fits.
 
-Arithmetic is within a tenth of a forecast, but for what a method keeps of its own: with error feedback twice the rest.
+Arithmetic is within a tenth of a forecast, but for what a method keeps of its own: with error feedback twice the rest,
+and by rules that look at gradients each layer's inputs and output gradients, which checkpointing does not give back.
 """
+
+NONE_IS_ENOUGH = "no smaller rank, batch or length and no checkpointing is enough"
 
 _SHORTEST = 128
 
@@ -32,13 +35,13 @@ def fitting_knobs(plan: Plan, limit_bytes: float, length_option: str = "--length
 
 def require_memory(plan: Plan, available_bytes: float, length_option: str = "--length") -> None:
     """Refuse what does not fit: `needs 47.5 GiB, 22.1 GiB available; fits with --rank 64 --checkpointing`."""
-    if _SURELY * closed_form(plan).peak_bytes <= available_bytes:
+    if _SURELY * closed_form(replace(plan, checkpointing=False)).peak_bytes <= available_bytes:
         return
     needed = forecast(plan).peak_bytes
     if needed <= available_bytes:
         return
     knobs = fitting_knobs(plan, available_bytes, length_option)
-    remedy = f"fits with {knobs}" if knobs else "no smaller rank, batch or length and no checkpointing is enough"
+    remedy = f"fits with {knobs}" if knobs else NONE_IS_ENOUGH
     raise UnavailableError(
         "memory", f"needs {needed / GIB:.1f} GiB, {available_bytes / GIB:.1f} GiB available; {remedy}"
     )

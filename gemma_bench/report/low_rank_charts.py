@@ -34,17 +34,21 @@ def arms_charts(records: Sequence["ArmsRecord"]) -> Iterator[Chart]:
 def interval_charts(records: Sequence["ArmsRecord"]) -> Iterator[Chart]:
     """Yield loss and rank against the steps between two merges."""
     record = records[0]
-    last = {arm: _ends(ranks) for arm, ranks in record.effective_rank.items()}
-    losses = {arm: [nats for nats in found if nats is not None] for arm, found in record.held_out_nats.items()}
+    last = {arm: _ends(record.effective_rank[arm]) for arm in _sound(record)}
+    losses = {arm: [n for n in record.held_out_nats[arm] if n is not None] for arm in _sound(record)}
     yield _by_interval(record, losses, "Held-out loss by merge interval", "nats per token")
     yield _by_interval(record, last, "Effective rank of the change by merge interval", "effective rank")
 
 
 def _shown(record: "ArmsRecord") -> list[str]:
     """Return the arms whose course is drawn: the best ones, where there are too many to be told apart."""
-    sound = [arm for arm in record.arms if arm not in record.diverged_arms]
-    best = sorted(sound, key=lambda arm: sum(nats for nats in record.held_out_nats[arm] if nats is not None))
+    best = sorted(_sound(record), key=lambda arm: sum(nats for nats in record.held_out_nats[arm] if nats is not None))
     return [arm for arm in record.arms if arm in best[:_MOST_LINES]]
+
+
+def _sound(record: "ArmsRecord") -> list[str]:
+    """Return the arms that diverged with no seed: of another the survivors would be no fair sample."""
+    return [arm for arm in record.arms if arm not in record.diverged_arms]
 
 
 def _loss(record: "ArmsRecord", arm: str) -> Series:

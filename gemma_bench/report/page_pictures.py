@@ -17,7 +17,7 @@ from gemma_bench.report import (
     memory_charts,
     set_block_charts,
 )
-from gemma_bench.report.chart import WIDTH, Chart, Drawing, Picture
+from gemma_bench.report.chart import WIDTH, Bars, Cells, Chart, Dots, Drawing, Lines, Picture
 from gemma_bench.report.chart_layout import laid_out
 from gemma_bench.report.palette import FONT, IN_FILES
 from gemma_bench.report.templates import templates
@@ -100,15 +100,23 @@ def _picture(root: Path, experiment: str, kind: Kind) -> Iterator[Picture]:
         record = read_record(path, getattr(module, kind.record))
         rows.setdefault(path if kind.row is None else getattr(record, kind.row), (path, record))
     records = [record for _, record in rows.values()]
+    if not (charts := tuple(chart for chart in kind.charts(records) if _shows_something(chart))):
+        return
     yield Picture(
         experiment,
         asked.question,
         kind.caption,
-        tuple(kind.charts(records)),
+        charts,
         scale=", ".join(dict.fromkeys(record.scale for record in records)),
         date=records[0].date_utc[:10],
         records=tuple(path.relative_to(root).as_posix() for path, _ in rows.values()),
     )
+
+
+def _shows_something(chart: Chart) -> bool:
+    """Tell whether there is anything to draw: where every arm diverged there is no line."""
+    contents = {Lines: "series", Bars: "bars", Dots: "dots", Cells: "rows"}
+    return bool(getattr(chart, contents[type(chart)]))
 
 
 def _newest(results: Path, experiment: str, *, of_all_scales: bool) -> dict[Path, BareRecord]:

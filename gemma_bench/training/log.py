@@ -105,11 +105,17 @@ class Stop(TrainerCallback):
 
     def __init__(self) -> None:
         """Start unasked."""
-        self.is_asked = False
+        self.is_asked = self.has_begun = False
 
     def ask(self, *_: Any) -> None:
-        """Ask the run to stop."""
+        """Ask the run to stop; what has not begun to train is interrupted on the spot."""
+        if not self.has_begun:
+            raise KeyboardInterrupt
         self.is_asked = True
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
+        """From now on there is a step to finish and something to save."""
+        self.has_begun = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
         """Save and stop, if asked."""

@@ -1,6 +1,7 @@
 """What is trained and how, as far as memory and time depend on it."""
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 from gemma_bench.core.errors import BadInputError, unknown
 from gemma_bench.models.catalog import SIZES, TINY, Size
@@ -54,6 +55,23 @@ class Plan:
         for precision in filter(None, (self.dtype, self.adapter_dtype)):
             if precision not in PRECISIONS:
                 raise unknown("training precision", precision, PRECISIONS)
+
+    @classmethod
+    def as_trained(
+        cls, size: Size | LlamaSize, method: Method, *, dtype: str, device: str = "cpu", **knobs: Any
+    ) -> Self:
+        """Return the plan of a run as `train` makes it: weights that an optimizer owns are float32, `dtype` or not."""
+        if dtype not in PRECISIONS:
+            raise unknown("training precision", dtype, PRECISIONS)
+        return cls(
+            size,
+            method,
+            dtype="float32" if method.trains_weights else dtype,
+            autocast=dtype == "bfloat16" and method.trains_weights,
+            loss_in_pieces=True,
+            update=Update(fused=False, foreach=device == "cuda"),
+            **knobs,
+        )
 
     @property
     def settings(self) -> Settings:

@@ -24,7 +24,7 @@ from gemma_bench.training.data import Examples, Reading, split_path
 from gemma_bench.training.fuse import fuse
 from gemma_bench.training.log import Bar, Log, Stop, to_both
 from gemma_bench.training.method import Method, Prepared
-from gemma_bench.training.plan import Plan, Update
+from gemma_bench.training.plan import Plan
 from gemma_bench.training.settings import Settings
 from gemma_bench.training.trainer import Trainer
 from gemma_bench.training.watching import Watch
@@ -142,19 +142,16 @@ def _whole(paths: Paths, progress: Progress) -> ModelFolder:
 
 
 def _plan(paths: Paths, method: Method, settings: Settings, folder: ModelFolder, rows: Examples) -> Plan:
-    """Return what the run takes memory for: weights that an optimizer owns are float32, and its longest rows."""
-    is_half = paths.dtype == "bfloat16"
-    return Plan(
+    """Return what the run takes memory for, its longest rows."""
+    return Plan.as_trained(
         folder.size,
         method,
+        dtype=paths.dtype,
+        device=paths.device,
         batch_size=settings.batch_size,
         length=max(len(row.tokens) for row in rows.rows),
-        dtype="float32" if method.trains_weights else paths.dtype,
         checkpointing=settings.checkpointing,
-        autocast=is_half and method.trains_weights,
-        loss_in_pieces=True,
         gradient_accumulation=settings.gradient_accumulation,
-        update=Update(fused=False, foreach=paths.device == "cuda"),
     )
 
 

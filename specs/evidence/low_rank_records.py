@@ -1,5 +1,7 @@
 """Evidence of chapters 4 and 5 that was recorded: arms of low-rank training, each at its best rate, over three seeds."""
 
+from math import inf
+
 import pytest
 
 from gemma_bench.claims import Measured
@@ -33,14 +35,17 @@ def first_of(record_at, scales):
 
 
 @pytest.fixture
-def step_by_step(arms, request):
-    """Return the record of how often to merge; in a fault run one where merging at every step is clearly worse."""
+def arms_or_known(arms, request):
+    """Return a record as `arms` does; in a fault run one where the arm in question is clearly above all others."""
     from evidence.known_answers import a_tenth_above
 
-    from gemma_bench.experiments import merge_frequency
+    is_fault_run = request.config.option.faults
 
-    record = arms(merge_frequency, "long", "study")
-    return a_tenth_above(record, "rank1_1") if request.config.option.faults else record
+    def found(arm, experiment, *scales):
+        record = arms(experiment, *scales)
+        return a_tenth_above(record, arm) if is_fault_run else record
+
+    return found
 
 
 @pytest.fixture
@@ -62,7 +67,7 @@ def best():
     """Return what names the best of some arms by the seed that chose the rates, which judges no arm."""
 
     def lowest(record, names):
-        return min(names, key=lambda name: min(nats for nats in record.grid_nats[name] if nats is not None))
+        return min(names, key=lambda name: min((n for n in record.grid_nats[name] if n is not None), default=inf))
 
     return lowest
 

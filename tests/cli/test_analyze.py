@@ -7,10 +7,16 @@ import typer
 from typer.testing import CliRunner
 
 from gemma_bench.cli import analyze
+from gemma_bench.cli.limits import verdict
 from gemma_bench.core.errors import BadInputError
 from gemma_bench.measure.training_memory import forecast
-from gemma_bench.methods.choice import method_named
+from gemma_bench.methods.choice import METHODS, method_named
+from gemma_bench.methods.rank_one import RankOne
+from gemma_bench.methods.relora import ReLoRA
+from gemma_bench.training.method import Full, Lora
 from gemma_bench.training.plan import Plan, trainable_size
+
+PUBLISHED = ["llama-1.3b", "--method", "relora", "--recipe", "published"]
 
 
 @pytest.fixture
@@ -84,9 +90,13 @@ def test_without_ram_it_is_this_machine(run):
         (["12b", "--method", "lora", "--context", 8192], "--context is not for a training: leave out --context or"),
         (["12b", "--method", "lora", "--bits", 4], "--bits is not for a training"),
         (["12b", "--rank", 16], "--rank is only for a training: leave out --rank or give --method"),
-        (["12b", "--method", "lora", "--no-embeddings"], "lora trains no embedding: leave out --no-embeddings"),
+        (["12b", "--method", "lora", "--no-embeddings"], "lora has no embeddings: leave out --embeddings"),
+        (["12b", "--method", "full", "--rank", 8], "full has no rank: leave out --rank"),
+        (["12b", "--method", "rank1", "--rule", "first"], "unknown rule 'first', expected one of random_a"),
+        (["12b", "--method", "relora", "--recipe", "mine"], "unknown recipe 'mine', expected one of train, published"),
+        (["12b", "--method", "relora", "--no-exact-merges"], "--exact-merges is only for --recipe published"),
         (["12b", "--no-exact-merges"], "--exact-merges is only for a training"),
-        (["12b", "--method", "relora", "--adapter-dtype", "int4"], "unknown training precision 'int4'"),
+        ([*PUBLISHED, "--adapter-dtype", "int4"], "unknown training precision 'int4'"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(run, arguments, message):
@@ -96,7 +106,7 @@ def test_what_is_wrong_is_one_sentence(run, arguments, message):
 
 def test_the_published_recipe_of_relora_is_what_its_claim_forecasts(run):
     knobs = ["--rank", 128, "--batch-size", 8, "--length", 512, "--checkpointing"]
-    asked = ["llama-1.3b", "--method", "relora", *knobs, "--json"]
+    asked = [*PUBLISHED, *knobs, "--json"]
     ours = json.loads(run(*asked))
     plan = Plan(
         trainable_size("llama-1.3b"),
@@ -109,3 +119,25 @@ def test_the_published_recipe_of_relora_is_what_its_claim_forecasts(run):
     theirs = json.loads(run(*asked, "--adapter-dtype", "bfloat16", "--no-exact-merges"))
     assert theirs["peak_bytes"] == forecast(plan).peak_bytes
     assert ours["peak_bytes"] > 1.4 * theirs["peak_bytes"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_train_would_take_is_forecast(run, method):
+    """`train` shows its plan before it loads weights: `analyze` forecasts that one."""
+    own = {"full": Full(), "lora": Lora(rank=16), "relora": ReLoRA(rank=16), "rank1": RankOne()}[method]
+    size, knobs = trainable_size("tiny"), {"batch_size": 2, "length": 64}
+    found = json.loads(run("tiny", "--method", method, "--batch-size", 2, "--length", 64, "--json"))
+    assert found["peak_bytes"] == forecast(Plan.as_trained(size, own, dtype="bfloat16", **knobs)).peak_bytes
+    assert found["weights"] == ("float32" if method == "full" else "bfloat16")
+
+
+def test_rows_are_as_long_as_a_small_model_reads_and_a_rule_counts(run):
+    asked = ["tiny", "--method", "rank1", "--json", "--rule"]
+    pairs, feedback = (json.loads(run(*asked, rule)) for rule in ("top_pair", "error_feedback"))
+    assert pairs["length"] == trainable_size("tiny").max_position_embeddings
+    assert pairs["peak_bytes"] != feedback["peak_bytes"]
+
+
+def test_what_some_reports_allow_may_fit():
+    assert verdict(5, (4, 6), 48, "it fits with less").startswith("does not fit: it fits with less. It may: reports di")
+    assert verdict(7, (4, 6), None, "nothing is enough") == "does not fit: nothing is enough."

@@ -126,6 +126,24 @@ def test_a_resume_of_another_configuration_is_refused(gemma_bench, toy):
     assert (done.code, "of another configuration (steps)" in " ".join(done.err.split())) == (2, True)
 
 
+def test_a_resume_by_other_code_is_refused(gemma_bench, toy, monkeypatch):
+    toy(long)
+    monkeypatch.setattr(cli, "code_here", lambda: ("1111", True))
+    assert gemma_bench("run", "toy").code == 130
+    for other, named in ((("2222", True), "2222"), (("1111", False), "1111 and changes")):
+        monkeypatch.setattr(cli, "code_here", lambda other=other: other)
+        done = gemma_bench("run", "toy", "--resume")
+        assert (done.code, f"of another code (1111, not {named})" in " ".join(done.err.split())) == (2, True)
+
+
+def test_a_damaged_request_is_one_sentence(gemma_bench, toy, tmp_path):
+    toy(long)
+    assert gemma_bench("run", "toy").code == 130
+    (tmp_path / "build/state/toy-fixture/request.json").write_text("{")
+    done = gemma_bench("run", "toy", "--resume")
+    assert (done.code, "request.json is not JSON: remove" in " ".join(done.err.split())) == (2, True)
+
+
 def test_a_resume_on_another_device_is_refused_by_its_name(gemma_bench, toy, monkeypatch):
     def stops(config, *, scale, state, progress, device="cpu"):  # noqa: ARG001
         (state / "done").touch()

@@ -348,6 +348,15 @@ def test_what_does_not_fit_is_refused_before_weights_are_loaded(gemma_bench, sta
     assert not (tmp_path / "run").exists()
 
 
+def test_ctrl_c_before_the_first_step_ends_at_once(gemma_bench, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "gemma_bench.measure.training_fit.require_memory", lambda *_: signal.raise_signal(signal.SIGINT)
+    )
+    monkeypatch.setattr("gemma_bench.training.run.load", lambda *_: pytest.fail("weights were loaded"))
+    assert gemma_bench(*start("lora")).code == 130
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_named_knobs_are_options_that_make_it_fit(gemma_bench, start, monkeypatch):
     from gemma_bench.measure.training_fit import require_memory
     from gemma_bench.measure.training_memory import forecast

@@ -26,6 +26,17 @@ def test_a_record_per_method_with_forecast_and_measured_bytes(tmp_path):
     assert {read_record(path, StepRecord).method for path in paths} == {"full", "lora"}
 
 
+def test_a_case_whose_records_were_taken_is_not_run_again(tmp_path):
+    longer = SMALL.cases[0].model_copy(update={"length": 32})
+    two = SMALL.model_copy(update={"cases": (*SMALL.cases, longer)})
+    begun = run(two, state=tmp_path)
+    taken = [next(begun) for _ in range(3)]
+    begun.close()
+    assert [one.length_count_tokens for one in taken] == [16, 16, 32]
+    assert [one.length_count_tokens for one in run(two, state=tmp_path)] == [32, 32]
+    assert list(run(two, state=tmp_path)) == []
+
+
 def test_what_would_not_fit_is_refused_before_anything_is_built(monkeypatch):
     monkeypatch.setattr(step_cost, "free_bytes", lambda _: 2**30)
     monkeypatch.setattr(step_cost, "measure", lambda _: pytest.fail("built"))

@@ -11,6 +11,7 @@ from gemma_bench.measure.training_closed_form import closed_form
 from gemma_bench.measure.training_fit import fitting_knobs, require_memory
 from gemma_bench.measure.training_memory import forecast
 from gemma_bench.methods.choice import method_named
+from gemma_bench.methods.rank_one import RankOne
 from gemma_bench.training.plan import Plan, trainable_size
 
 
@@ -52,6 +53,17 @@ def test_an_embedding_that_is_not_trained_is_the_last_knob():
 def test_what_surely_fits_is_not_traced(monkeypatch):
     monkeypatch.setattr(training_fit, "forecast", lambda _: pytest.fail("traced"))
     require_memory(plan(), 100 * closed_form(plan()).peak_bytes)
+
+
+def test_checkpointing_gives_back_nothing_that_hooks_keep():
+    wanted = Plan.as_trained(
+        trainable_size("tiny"), RankOne(), dtype="float32", batch_size=64, length=512, checkpointing=True
+    )
+    needed = forecast(wanted).peak_bytes
+    assert needed > closed_form(wanted).peak_bytes
+    assert needed < training_fit._SURELY * closed_form(replace(wanted, checkpointing=False)).peak_bytes
+    with pytest.raises(UnavailableError, match="needs"):
+        require_memory(wanted, needed * 0.9)
 
 
 def test_the_command_line_answers_for_a_training():

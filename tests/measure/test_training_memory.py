@@ -80,6 +80,11 @@ def test_arithmetic_agrees_with_the_forecast(method, rank, checkpointing):
     assert closed_form(wanted).peak_bytes == pytest.approx(forecast(wanted).peak_bytes, rel=0.06)
 
 
+def test_arithmetic_counts_the_copies_that_autocast_keeps():
+    wanted = Plan.as_trained(trainable_size("llama-60m"), Full(), dtype="bfloat16", length=64)
+    assert closed_form(wanted).peak_bytes == pytest.approx(forecast(wanted).peak_bytes, rel=0.06)
+
+
 def test_the_knobs_save_memory_in_the_order_they_should():
     base = plan("270m", "full", length=256)
     cheaper = [

@@ -200,6 +200,15 @@ class TestRecords:
         assert [one.name for one in picture.charts[0].series] == ["full", "relora"]
         assert [dot.name for dot in picture.charts[1].dots] == ["full", "lora (diverged)", "relora"]
 
+    def test_where_all_arms_diverged_what_has_nothing_to_show_is_left_out(self, project):
+        from gemma_bench.experiments.arms_record import ArmsRecord
+
+        record = read_record(only(project, "low_rank_training"), ArmsRecord)
+        changes = {"diverged_arms": record.arms, "held_out_nats": dict.fromkeys(record.arms, (None,) * 3)}
+        write_record(record.model_copy(update={**changes, "date_utc": "2026-04-01T00:00:00Z"}), project / "results")
+        assert read_pictures(project).of(["low_rank_training"]) == []
+        assert list(write_pictures(project))
+
     def test_a_damaged_record_is_named_and_stops_nothing(self, project):
         path = only(project, "layer_capacity")
         path.write_text(path.read_text().replace('"whole_bits"', '"colour"'))
