@@ -105,7 +105,7 @@ STUDY = Config(
 """0.8 million parameters, 307,200 tokens to each arm after the warm start."""
 
 LONG = STUDY.model_copy(update={"course": STUDY.course.longer(4), "seeds": (1, 2, 3, 4, 5)})
-"""The same at four times the tokens, with five seeds; never run so far."""
+"""The same at four times the tokens, with five seeds."""
 
 FULL = Config(
     course=Course(

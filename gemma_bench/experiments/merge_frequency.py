@@ -85,7 +85,7 @@ STUDY = Config(
 LONG = STUDY.model_copy(
     update={"course": STUDY.course.longer(2), "relora_intervals": (100, 200, 400), "seeds": (1, 2, 3, 4, 5)}
 )
-"""Twice the tokens and five seeds, an interval of 400 making five cycles; never run so far."""
+"""Twice the tokens and five seeds, an interval of 400 making five cycles."""
 
 MINUTES = {"fixture": 1, "study": 18, "long": 45}
 
