@@ -12,7 +12,7 @@ from sources import RELORA, RELORA_PAPER
     kind="recorded",
     source=RELORA_PAPER,
     scale="study",
-    expect="refuted",
+    expect="holds",
     faults=["arms_taken_for_each_other"],
 )
 def test_relora_ends_below_lora(judge, arms_or_known, excess):
