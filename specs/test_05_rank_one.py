@@ -122,7 +122,7 @@ def test_plain_rank_one_updates_train_as_well(judge, arms, excess, best):
     kind="recorded",
     source=STUDY,
     scale="study",
-    expect="open",
+    expect="holds",
     faults=["arms_taken_for_each_other"],
 )
 def test_merging_at_every_step_is_not_best(judge, arms_or_known, excess, best):
