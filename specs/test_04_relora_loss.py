@@ -19,7 +19,7 @@ def test_relora_ends_below_lora(judge, arms_or_known, excess):
     """At 0.8 million parameters, equal tokens and each at its best rate, ReLoRA ends no higher in held-out loss than LoRA of the same rank."""
     from gemma_bench.experiments import low_rank_training
 
-    measured, reason = excess(arms_or_known("relora", low_rank_training, "long", "study"), "relora", "lora")
+    measured, reason = excess(arms_or_known("lora", low_rank_training, "long", "study"), "relora", "lora")
     judge(measured, at_most(0), reason)
 
 

@@ -36,7 +36,7 @@ def first_of(record_at, scales):
 
 @pytest.fixture
 def arms_or_known(arms, request):
-    """Return a record as `arms` does; in a fault run one where the arm in question is clearly above all others."""
+    """Return a record as `arms` does; in a fault run one where an arm is clearly above all others."""
     from evidence.known_answers import a_tenth_above
 
     is_fault_run = request.config.option.faults
