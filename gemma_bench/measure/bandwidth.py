@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from gemma_bench.measure.footprint import give_back
 from gemma_bench.models.backend import Backend
 
 if TYPE_CHECKING:
@@ -82,13 +83,10 @@ def touched(size_bytes: int, device: str) -> "Tensor":
 def resident_share(size_bytes: int = 1 << 29) -> float:
     """Return which share of such a buffer the system really holds once it has been read: 1, or the ceiling is none.
 
-    The most of several tries: what the process gives back in the meantime hides some of what the buffer took.
+    What was freed is given back first: a buffer that reuses memory which the process still holds takes none.
     """
     gc.collect()
-    return max(_resident_once(size_bytes) for _ in range(_PASSES))
-
-
-def _resident_once(size_bytes: int) -> float:
+    give_back()
     before = psutil.Process().memory_info().rss
     memory = touched(size_bytes, "cpu")
     memory.sum()

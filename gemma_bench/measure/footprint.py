@@ -21,10 +21,15 @@ def footprint_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def give_back() -> None:
+    """Return freed memory to the system, where the C library can: glibc's keeps blocks of up to 32 MB."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def reset_footprint_peak() -> None:
     """Start a new peak of the footprint, where the system lets a process do so, without what was freed before."""
-    with suppress(AttributeError):  # of glibc alone
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     reset = Path("/proc/self/clear_refs")
     if reset.exists():
         reset.write_text("5")
