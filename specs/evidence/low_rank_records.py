@@ -1,4 +1,4 @@
-"""Evidence of chapters 4 and 5 that was recorded: arms of low-rank training, each at its best rate, over three seeds."""
+"""Evidence of chapters 4 and 5 that was recorded: arms of low-rank training, each at its best rate, over several seeds."""
 
 from math import inf
 
