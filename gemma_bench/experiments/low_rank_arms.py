@@ -53,7 +53,11 @@ class Course(BaseModel):
         )
 
     def longer(self, times: int) -> Self:
-        """Return the course with so many times the steps, warm-up included; the warm start stays."""
+        """Return the course with so many times the steps, warm-up included.
+
+        The warm start has as many steps as before, but climbs over the longer warm-up: arms of two lengths do not start
+        from the same weights.
+        """
         return self.model_copy(update={"steps": times * self.steps, "warmup_steps": times * self.warmup_steps})
 
     @property

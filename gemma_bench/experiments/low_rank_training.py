@@ -22,6 +22,7 @@ VERSION = 1
 NAME = "low_rank_training"
 
 _TIMED_STEPS = 20
+"""Of the shorter of two runs that are timed; the other has twice as many."""
 
 _SHAPE: dict[str, Any] = {"vocab_size": MICRO.vocab_size, "hub_id": None, "multimodal": False}
 
@@ -157,14 +158,23 @@ def run(
 
 
 def _steps(config: Config, budget_s: float, device: str) -> int:
-    """Time some steps of ReLoRA and return as many, in whole cycles, as all runs together have time for."""
-    short = config.course.model_copy(update={"steps": _TIMED_STEPS, "warm_steps": _TIMED_STEPS})
-    timed = config.model_copy(update={"course": short}).comparison()
-    check_memory(timed, device)
-    start = warm_up(timed.course, 0, device)
-    began_s = time.perf_counter()
-    run_arm(timed.arms[2], config.relora_rates[0], 0, timed.course, start, device)
-    step_s = (time.perf_counter() - began_s) / _TIMED_STEPS
+    """Time two short runs of ReLoRA and return as many steps, in whole cycles, as all runs together have time for.
+
+    What they take whatever their steps, the readings of ranks above all, is in both.
+    """
+    start = None
+    took_s = list[float]()
+    for steps in (_TIMED_STEPS, 2 * _TIMED_STEPS):
+        course = config.course.model_copy(update={"steps": steps, "warm_steps": _TIMED_STEPS})
+        timed = config.model_copy(update={"course": course, "rewarm_steps": 0}).comparison()
+        if start is None:
+            check_memory(timed, device)
+            start = warm_up(course, 0, device)
+        began_s = time.perf_counter()
+        run_arm(timed.arms[2], config.relora_rates[0], 0, timed.course, start, device)
+        took_s.append(time.perf_counter() - began_s)
+    step_s = max(took_s[1] - took_s[0], 0.1 * took_s[0]) / _TIMED_STEPS
+    beside_s = max(took_s[0] - step_s * _TIMED_STEPS, 0)
     runs = sum(len(arm.rates) + config.most_extensions + len(config.seeds) for arm in timed.arms)
-    cycle_steps = min(config.course.steps, int(budget_s / step_s / runs)) // config.cycles
+    cycle_steps = min(config.course.steps, int((budget_s / runs - beside_s) / step_s)) // config.cycles
     return max(cycle_steps, 2 * config.rewarm_steps) * config.cycles

@@ -14,6 +14,7 @@ from gemma_bench.core.records import Record, Subject
 from gemma_bench.core.units import GIB
 from gemma_bench.experiments.step_case import Case
 from gemma_bench.measure.bandwidth import elapsed_s
+from gemma_bench.measure.comparison import smallest_effect_percent
 from gemma_bench.measure.footprint import footprint_bytes, reset_footprint_peak
 from gemma_bench.measure.training_closed_form import closed_form
 from gemma_bench.measure.training_memory import KINDS, forecast, measure
@@ -81,8 +82,9 @@ class StepRecord(Record):
 
     Steps end before a merge, whose milliseconds are apart. Measured bytes are those of live tensors in a run alone: by
     kind on the CPU; on CUDA the allocator's peak only. The footprint is the whole process's. `over_first` is the time
-    over that of the case's first method, round by round; `with_merges_over_first` has the method's merges in it, each
-    spread over the steps before the first.
+    over that of the case's first method, round by round, and `smallest_effect_percent` how far it moved between rounds:
+    less could not be told from nothing. `with_merges_over_first` has the method's merges in it, each spread over the
+    steps before the first.
     """
 
     case: str
@@ -100,6 +102,7 @@ class StepRecord(Record):
     over_first_ratio: float
     over_first_low_ratio: float
     over_first_high_ratio: float
+    smallest_effect_percent: float | None = None
     with_merges_over_first_ratio: float | None = None
     measured_peak_bytes: int
     measured_weights_bytes: int | None = None
@@ -170,7 +173,8 @@ def _case(case: Case, config: Config, scale: str, device: str, progress: Progres
             times = in_turn(trainings, config, device, case.name, progress)
         merges = {method: 1e3 * elapsed_s(training.merge, device) for method, training in trainings.items()}
     for method, samples in times.items():
-        over = median_interval(_by_round(samples, times[case.methods[0]]))
+        ratios = _by_round(samples, times[case.methods[0]])
+        over = median_interval(ratios)
         yield StepRecord.measured(
             Subject(model_id=case.model, weights_origin="random weights", dtype=case.dtype, seed=0),
             experiment="step_cost",
@@ -183,6 +187,7 @@ def _case(case: Case, config: Config, scale: str, device: str, progress: Progres
             **median_interval(samples).named("step", "ms"),
             merge_ms=merges[method],
             **over.named("over_first", "ratio"),
+            smallest_effect_percent=smallest_effect_percent(ratios),
             with_merges_over_first_ratio=over.value * _with_merges(trainings[method], samples, merges[method]),
             **memory[method],
             broken_rules=seen.broken_rules([1e3 / sample for sample in samples]),

@@ -10,7 +10,7 @@ the bytes of a value, d the hidden width, f the feed-forward width, q the width 
 - adapters in another precision than the weights keep a float32 copy of each input,
   4·(5·d + q + f), instead of v·(2·d + f).
 
-Autocast keeps a copy in 16 bits of every weight that is trained.
+Autocast keeps a copy in 16 bits of every weight that is trained, and without checkpointing of the others too.
 """
 
 from dataclasses import dataclass, replace
@@ -64,7 +64,8 @@ def closed_form(plan: Plan) -> ClosedForm:
     kept = value * plan.size.hidden_size if plan.checkpointing else _layer_bytes(plan, facts)
     logits = _LOSS_COPIES * _FLOAT_BYTES * plan.size.vocab_size
     earlier = facts.trained_bytes if plan.gradient_accumulation > 1 else 0
-    halves = facts.trained_bytes * _HALF_BYTES // _FLOAT_BYTES if plan.autocast else 0
+    lowered = facts.trained_bytes if plan.checkpointing else facts.weights_bytes
+    halves = lowered * _HALF_BYTES // _FLOAT_BYTES if plan.autocast else 0
     copies = facts.trained_bytes if plan.update.foreach else _LARGEST_COPIES * facts.largest_bytes
     one_layer = _layer_bytes(plan, facts) * tokens if plan.checkpointing else 0
     return ClosedForm(

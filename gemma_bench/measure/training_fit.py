@@ -35,7 +35,8 @@ def fitting_knobs(plan: Plan, limit_bytes: float, length_option: str = "--length
 
 def require_memory(plan: Plan, available_bytes: float, length_option: str = "--length") -> None:
     """Refuse what does not fit: `needs 47.5 GiB, 22.1 GiB available; fits with --rank 64 --checkpointing`."""
-    if _SURELY * closed_form(replace(plan, checkpointing=False)).peak_bytes <= available_bytes:
+    rows = plan.batch_size * plan.gradient_accumulation  # rules that look at gradients keep those of every pass
+    if _SURELY * closed_form(replace(plan, checkpointing=False, batch_size=rows)).peak_bytes <= available_bytes:
         return
     needed = forecast(plan).peak_bytes
     if needed <= available_bytes:
@@ -71,7 +72,7 @@ def _smaller(now: Plan, length_option: str) -> Iterator[_Step]:
     small_batch, of_one = _last(_batches(now), now)
     small_rank, of_least = _last(_ranks(of_one), of_one)
     for beside, steps in (
-        ("", (*_batches(now), *_ranks(now), *_lengths(now, length_option))),
+        ("", (*_batches(now), *_passes(now), *_ranks(now), *_lengths(now, length_option))),
         (small_batch, _ranks(of_one)),
         (_joined(small_rank, small_batch), _lengths(of_least, length_option)),
     ):
@@ -98,7 +99,13 @@ def _harmless(plan: Plan) -> Iterator[_Step]:
 def _frozen(plan: Plan) -> Iterator[_Step]:
     method: Any = plan.method
     if getattr(method, "embeddings", False):
-        yield "--no-embeddings", replace(plan, method=method.model_copy(update={"embeddings": False}))
+        yield "--no-embeddings", _as_trained(replace(plan, method=method.model_copy(update={"embeddings": False})))
+
+
+def _as_trained(plan: Plan) -> Plan:
+    """Return a plan in whose weights nothing is trained any more, which are 16-bit themselves then."""
+    is_frozen = plan.autocast and not plan.method.trains_weights
+    return replace(plan, dtype="bfloat16", autocast=False) if is_frozen else plan
 
 
 def _batches(plan: Plan) -> Iterator[_Step]:
@@ -106,6 +113,13 @@ def _batches(plan: Plan) -> Iterator[_Step]:
     while batch > 1:
         batch //= 2
         yield f"--batch-size {batch}", replace(plan, batch_size=batch)
+
+
+def _passes(plan: Plan) -> Iterator[_Step]:
+    passes = plan.gradient_accumulation
+    while passes > 1:
+        passes //= 2
+        yield f"--gradient-accumulation {passes}", replace(plan, gradient_accumulation=passes)
 
 
 def _ranks(plan: Plan) -> Iterator[_Step]:

@@ -44,18 +44,34 @@ class TrainingMemory(BaseModel):
 Peaks = dict[str, int]
 """Bytes by kind at the peak of a section of a step."""
 
+_FEW_PASSES = 2
+_LAST_PHASES = 3
+"""The last forward and backward pass and the update: what passes keep is all there by then."""
+
 
 def forecast(plan: Plan) -> TrainingMemory:
     """Count a step's tensors without allocating one, as the CPU would make them; CUDA's kernels may make others.
 
     Of a deep model two shallow ones are counted: its layers repeat, so that every section's peak grows evenly. With
-    checkpointing that was up to 1.4 % off, so that all layers are counted.
+    checkpointing that was up to 1.4 % off, so that all layers are counted. Of many passes before an update two and
+    three are: a second one finds the gradients of the first, and a method may keep something of each.
     """
+    more = plan.gradient_accumulation - _FEW_PASSES
+    if more <= 0:
+        return _highest(_in_depth(plan))
+    few, further = (
+        _in_depth(replace(plan, gradient_accumulation=count))[-_LAST_PHASES:]
+        for count in (_FEW_PASSES, _FEW_PASSES + 1)
+    )
+    return _highest(_extended(few, further, more))
+
+
+def _in_depth(plan: Plan) -> list[list[Peaks]]:
     depths = _depths(plan)
     if depths is None:
-        return _highest(_foreseen(plan))
+        return _foreseen(plan)
     shallow, deeper, times = depths
-    return _highest(_extended(_foreseen(shallow), _foreseen(deeper), times))
+    return _extended(_foreseen(shallow), _foreseen(deeper), times)
 
 
 def _foreseen(plan: Plan) -> list[list[Peaks]]:
@@ -78,7 +94,7 @@ def _depths(plan: Plan) -> tuple[Plan, Plan, int] | None:
 
 
 def _extended(shallow: list[list[Peaks]], deeper: list[list[Peaks]], times: int) -> list[list[Peaks]]:
-    """Continue the peaks of two depths to a greater one, from both ends of each phase."""
+    """Continue the peaks of two depths, or numbers of passes, to a greater one, from both ends of each phase."""
     return [
         [_continued(a[at], b[at], times) for at in (*range((len(a) + 1) // 2), *range(-(len(a) // 2), 0))]
         for a, b in zip(shallow, deeper, strict=True)

@@ -28,8 +28,7 @@ class Plan:
     makes them unless `adapter_dtype` says otherwise. With `exact_merges` 16-bit weights that a method merges into have
     their float32 remainders beside them, two bytes more per weight; the code of ReLoRA's paper had none. With
     `loss_in_pieces` the head is applied piece by piece where logits would fill the memory, as our trainer does and
-    transformers does not. The default update needs no memory of its own. With accumulation a second forward pass finds
-    gradients there; what rank-1 methods keep of each further one is left out.
+    transformers does not. The default update needs no memory of its own.
     """
 
     size: Size | LlamaSize

@@ -15,9 +15,6 @@ from gemma_bench.training.method import Moment, Prepared
 from gemma_bench.training.objective import summed_nats
 from gemma_bench.training.plan import Plan
 
-_PASSES = 2
-"""Passes of a step with accumulation: a second one finds the gradients of the first, and so do all others."""
-
 
 def prepared_model(plan: Plan, device: str) -> Prepared:
     """Build a plan's model with random weights, made ready by its method; on `meta` it has shapes only.
@@ -79,7 +76,7 @@ class Training:
         """Train one step, stopping before each of its phases to say which comes next."""
         for callback in self.prepared.callbacks:
             callback.before_gradients(self._now)
-        for _ in range(min(self.plan.gradient_accumulation, _PASSES)):
+        for _ in range(self.plan.gradient_accumulation):
             yield "forward"
             loss = self._loss()
             yield "backward"

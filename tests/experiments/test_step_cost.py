@@ -21,6 +21,7 @@ def test_a_record_per_method_with_forecast_and_measured_bytes(tmp_path):
         assert len(record.samples) == 2 * SMALL.rounds
         assert record.forecast_peak_bytes == pytest.approx(record.measured_peak_bytes, rel=0.05)
         assert record.step_low_ms <= record.step_ms <= record.step_high_ms
+        assert record.smallest_effect_percent is None, "two rounds do not tell"
     assert records[0].over_first_ratio == 1
     paths = {write_record(record, tmp_path) for record in records}
     assert {read_record(path, StepRecord).method for path in paths} == {"full", "lora"}

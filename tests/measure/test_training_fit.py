@@ -50,6 +50,23 @@ def test_an_embedding_that_is_not_trained_is_the_last_knob():
     assert fitting_knobs(frozen, 1000) is None
 
 
+def test_an_embedding_that_is_not_trained_leaves_the_weights_16_bit():
+    relora = method_named("relora", 8)
+    assert relora.trains_weights
+    trained, frozen = (
+        Plan.as_trained(
+            trainable_size("tiny"),
+            relora.model_copy(update={"embeddings": embeddings}),
+            dtype="bfloat16",
+            checkpointing=True,
+            length=128,
+        )
+        for embeddings in (True, False)
+    )
+    (knob, made), *_ = training_fit._frozen(trained)
+    assert (knob, made) == ("--no-embeddings", frozen)
+
+
 def test_what_surely_fits_is_not_traced(monkeypatch):
     monkeypatch.setattr(training_fit, "forecast", lambda _: pytest.fail("traced"))
     require_memory(plan(), 100 * closed_form(plan()).peak_bytes)
@@ -64,6 +81,19 @@ def test_checkpointing_gives_back_nothing_that_hooks_keep():
     assert needed < training_fit._SURELY * closed_form(replace(wanted, checkpointing=False)).peak_bytes
     with pytest.raises(UnavailableError, match="needs"):
         require_memory(wanted, needed * 0.9)
+
+
+def test_what_rules_keep_of_every_pass_is_not_admitted_unseen(monkeypatch):
+    wanted = Plan.as_trained(
+        trainable_size("tiny"), RankOne(), dtype="bfloat16", batch_size=1, length=128, gradient_accumulation=64
+    )
+    monkeypatch.setattr(training_fit, "fitting_knobs", lambda *_: None)
+    with pytest.raises(UnavailableError, match="needs"):
+        require_memory(wanted, training_fit._SURELY * closed_form(wanted).peak_bytes)
+    assert [knob for knob, _ in training_fit._passes(plan(gradient_accumulation=5))] == [
+        "--gradient-accumulation 2",
+        "--gradient-accumulation 1",
+    ]
 
 
 def test_the_command_line_answers_for_a_training():

@@ -85,6 +85,21 @@ def test_arithmetic_counts_the_copies_that_autocast_keeps():
     assert closed_form(wanted).peak_bytes == pytest.approx(forecast(wanted).peak_bytes, rel=0.06)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_arithmetic_counts_the_copies_of_weights_that_are_not_trained(checkpointing):
+    method, size = method_named("relora", 8), trainable_size("270m")
+    wanted = Plan.as_trained(size, method, dtype="bfloat16", length=64, checkpointing=checkpointing)
+    assert wanted.autocast
+    assert closed_form(wanted).peak_bytes == pytest.approx(forecast(wanted).peak_bytes, rel=0.06)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "rank1"])
+@pytest.mark.parametrize("passes", [2, 5])
+def test_a_forecast_has_what_a_method_keeps_of_every_pass(method, passes):
+    wanted = plan(method=method, dtype="float32", gradient_accumulation=passes)
+    assert forecast(wanted).peak_bytes == pytest.approx(measure(wanted).peak_bytes, rel=0.02)
+
+
 def test_the_knobs_save_memory_in_the_order_they_should():
     base = plan("270m", "full", length=256)
     cheaper = [
