@@ -90,7 +90,7 @@ def test_rank_grows_with_every_step(judge, merged_steps):
     faults=["singular_pair_never_sought"],
 )
 def test_top_pairs_spread_wider_than_lora(judge, rules):
-    """After 200 merged steps of the top singular pair, the effective rank of the change exceeds that of LoRA-8 at 165 thousand parameters."""
+    """After 200 merged steps of the top singular pair, the effective rank of the change exceeds that of LoRA-8 at 159 thousand parameters."""
     ratio, reason = rules
     judge(ratio, at_least(1), reason)
 
@@ -112,7 +112,7 @@ def test_plain_rank_one_updates_train_as_well(judge, arms, excess, best):
     record = arms(rank_one_rules, "long", "study")
     plain = best(record, ("top_pair", "random_a", "random_b"))
     measured, reason = excess(record, plain, "lora_8")
-    judge(measured, at_most(0.02), reason)
+    judge(measured, at_most(0.02), f"plain is descent, without Adam (sign) or error feedback; {reason}")
 
 
 @claim(
@@ -123,16 +123,16 @@ def test_plain_rank_one_updates_train_as_well(judge, arms, excess, best):
     source=STUDY,
     scale="study",
     expect="holds",
-    faults=["arms_taken_for_each_other"],
+    faults=["arms_taken_for_each_other", "worst_interval_taken_for_the_best"],
 )
-def test_merging_at_every_step_is_not_best(judge, arms_or_known, excess, best):
+def test_merging_at_every_step_is_not_best(judge, arms, excess, best):
     """At 165 thousand parameters, a rank-1 update that is merged at every step ends higher in held-out loss than at the best rarer interval."""
     from gemma_bench.experiments import merge_frequency
 
-    record = arms_or_known("rank1_1", merge_frequency, "long", "study")
+    record = arms(merge_frequency, "long", "study")
     rarer = [name for name in record.arms if name.startswith("rank1_") and name != "rank1_1"]
     measured, reason = excess(record, "rank1_1", best(record, rarer))
-    judge(measured, at_least(0), reason)
+    judge(measured, at_least(0), f"sign steps, whose Adam begins anew at every merge; {reason}")
 
 
 @claim(

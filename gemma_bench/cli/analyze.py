@@ -26,7 +26,13 @@ app.command("blocks")(blocks)
 @app.command("memory")
 def memory(
     asked: typer.Context,
-    model: Annotated[str, typer.Argument(help="270m, 1b, 4b, 12b, 27b (-it for chat) or tiny.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="270m, 1b, 4b, 12b, 27b (-it for chat) or tiny; with --method the shapes of ReLoRA's paper too, "
+            "llama-60m, 130m, 250m, 350m, 1.3b."
+        ),
+    ],
     context: Annotated[int, typer.Option("--context", "-c", help="Tokens of prompt and answer.")] = 8192,
     bits: Annotated[int, typer.Option(help="16, or MLX's 8, 6, 5, 4, 3, 2 in groups of 64.")] = 16,
     ram: Annotated[

@@ -29,6 +29,7 @@ from gemma_bench.measure.training_closed_form import closed_form
 from gemma_bench.training.free_memory import free_bytes
 from gemma_bench.training.micro import micro_model
 from gemma_bench.training.plan import Plan
+from gemma_bench.training.torch_file import read_torch
 
 
 class Comparison(BaseModel):
@@ -193,10 +194,11 @@ def _run(job: Job, course: Course, device: str, folder: Path) -> Outcome:
 
     def run() -> dict[str, Any]:
         start = micro_model(course.size)
-        start.load_state_dict(torch.load(_start(job.seed, course, device, folder), weights_only=True))
+        start.load_state_dict(read_torch(_start(job.seed, course, device, folder), "state", "remove it to start anew"))
         return run_arm(job.arm, job.rate, job.seed, course, start, device).model_dump()
 
-    return Outcome(**kept(folder, f"{job.arm.name}-{job.rate:.6g}-{job.seed}", run))
+    outcome: Outcome = kept(folder, f"{job.arm.name}-{job.rate:.6g}-{job.seed}", run, Outcome)
+    return outcome
 
 
 def _start(seed: int, course: Course, device: str, folder: Path) -> Path:

@@ -151,7 +151,7 @@ def run(
     """
     fitted = config
     if config.budget_s is not None:
-        steps = kept(state, "steps", partial(_steps, config, config.budget_s, device))
+        steps = kept(state, "steps", partial(_steps, config, config.budget_s, device), int)
         fitted = config.model_copy(update={"course": config.course.model_copy(update={"steps": steps})})
     what: dict[str, Any] = {"experiment": NAME, "version": VERSION, "scale": scale}
     return compare_arms(fitted.comparison(), **what, device=device, progress=progress, state=state)

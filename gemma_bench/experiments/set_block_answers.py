@@ -61,7 +61,8 @@ class _Answers:
             lengths = [min(len(tokens) + 1, self.answer_tokens) for tokens in found]
             return asdict(self._written(found, lengths, lengths))
 
-        return Written(**kept(state, f"one by one {name}", write))
+        written: Written = kept(state, f"one by one {name}", write, Written)
+        return written
 
     def in_blocks(
         self, model: Any, setting: Setting, name: str, state: Path | None

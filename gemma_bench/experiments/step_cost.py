@@ -15,7 +15,7 @@ from gemma_bench.core.units import GIB
 from gemma_bench.experiments.step_case import Case
 from gemma_bench.measure.bandwidth import elapsed_s
 from gemma_bench.measure.comparison import smallest_effect_percent
-from gemma_bench.measure.footprint import footprint_bytes, reset_footprint_peak
+from gemma_bench.measure.footprint import footprint_bytes, freed_memory_kept, reset_footprint_peak
 from gemma_bench.measure.training_closed_form import closed_form
 from gemma_bench.measure.training_memory import KINDS, forecast, measure
 from gemma_bench.measure.training_time import allocator_peak_bytes, started, steps
@@ -25,7 +25,7 @@ from gemma_bench.training.free_memory import free_bytes
 from gemma_bench.training.plan import Plan
 from gemma_bench.training.step import Training
 
-VERSION = 1
+VERSION = 2
 
 _LEAST_ROUNDS = 2
 
@@ -80,7 +80,7 @@ MINUTES = {"fixture": 0.5, "study": 9, "full": 3}
 class StepRecord(Record):
     """One method of a case; `samples` are milliseconds per step, a turn each, in order.
 
-    Steps end before a merge, whose milliseconds are apart. Measured bytes are those of live tensors in a run alone: by
+    While steps are timed, what they free stays in the process (since version 2). Steps end before a merge, whose milliseconds are apart. Measured bytes are those of live tensors in a run alone: by
     kind on the CPU; on CUDA the allocator's peak only. The footprint is the whole process's. `over_first` is the time
     over that of the case's first method, round by round, and `smallest_effect_percent` how far it moved between rounds:
     less could not be told from nothing. `with_merges_over_first` has the method's merges in it, each spread over the
@@ -167,7 +167,7 @@ def _case(case: Case, config: Config, scale: str, device: str, progress: Progres
     for done, method in enumerate(case.methods):
         progress(f"memory of {case.name}", done, len(case.methods))
         memory[method] = _memory(case.plan(method), device)
-    with turn() as other_bench_pid:
+    with turn() as other_bench_pid, freed_memory_kept():
         trainings = {method: started(case.plan(method), device) for method in case.methods}
         with watched(other_bench_pid) as seen:
             times = in_turn(trainings, config, device, case.name, progress)

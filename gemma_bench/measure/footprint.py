@@ -2,13 +2,17 @@
 
 import ctypes
 import platform
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 _RUSAGE_INFO_V4, _PHYSICAL_FOOTPRINT = 4, 9
 """The kind of answer, and where in it `ri_phys_footprint` is, in words of 8 bytes; the first two are a UUID."""
+
+_TRIM_THRESHOLD, _MOST_MAPPINGS = -1, -4
+"""Names of glibc's `mallopt`: the free memory at the heap's end from which it shrinks, and how many blocks lie beside it."""
 
 
 def footprint_bytes() -> int:
@@ -25,6 +29,27 @@ def give_back() -> None:
     """Return freed memory to the system, where the C library can: glibc's keeps blocks of up to 32 MB."""
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Keep freed memory in the process meanwhile, where the C library is glibc.
+
+    What is given back and asked for again has to be found and cleared by the system, page by page, at a price that
+    changes with all else that runs on a machine.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is None:
+        yield
+        return
+    set_option(_TRIM_THRESHOLD, -1)
+    set_option(_MOST_MAPPINGS, 0)
+    try:
+        yield
+    finally:
+        set_option(_TRIM_THRESHOLD, 128 * 1024)
+        set_option(_MOST_MAPPINGS, 65536)
+        give_back()
 
 
 def reset_footprint_peak() -> None:

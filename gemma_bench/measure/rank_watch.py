@@ -27,6 +27,7 @@ from gemma_bench.measure.rank_evolution import (
     read_change,
 )
 from gemma_bench.measure.spectrum import Factors, Spectrum, in_float64
+from gemma_bench.models.catalog import Size
 from gemma_bench.models.folder import ModelFolder
 from gemma_bench.models.headers import read_headers
 from gemma_bench.training.change import CumulativeChange
@@ -75,6 +76,13 @@ class RankWatch(Watcher):
         """Take the run's folder and the steps between two readings; the last step is read in any case."""
         super().__init__(interval, self._look, looks_at_the_end=True)
         self.folder, self.readings, self.since_step = folder / FOLDER, RankReadings(()), 0
+
+    @staticmethod
+    def kept_bytes(size: Size, kept_rank: int) -> int:
+        """Return what the merges of the matrices that are read take: factors in float32, or float64 matrices."""
+        layers = _read_layers(size.num_hidden_layers)
+        shapes = (shape for name, shape in size.matrix_shapes().items() if any(layer in name for layer in layers))
+        return sum(min(4 * kept_rank * (rows + columns), 8 * rows * columns) for rows, columns in shapes)
 
     def begin(self, prepared: Prepared, source: ModelFolder, tell: Tell) -> "RankWatch":
         """Find out what is to be read and from where."""

@@ -56,6 +56,11 @@ def forecast(plan: Plan) -> TrainingMemory:
     checkpointing that was up to 1.4 % off, so that all layers are counted. Of many passes before an update two and
     three are: a second one finds the gradients of the first, and a method may keep something of each.
     """
+    found = _step(plan)
+    return found.model_copy(update={"optimizer_bytes": found.optimizer_bytes + plan.kept_bytes})
+
+
+def _step(plan: Plan) -> TrainingMemory:
     more = plan.gradient_accumulation - _FEW_PASSES
     if more <= 0:
         return _highest(_in_depth(plan))

@@ -162,6 +162,10 @@ class RankOne(Options):
         """Always."""
         return True
 
+    def kept_rank(self, steps: int) -> int:
+        """Return the number of merges."""
+        return steps // self.merge_freq if self.keep_change else 0
+
     def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
         """Attach rank-1 adapters; error feedback is defined for a merge at every step only."""
         if RULES[self.rule].merges_at_every_step and self.merge_freq != 1:
@@ -170,8 +174,9 @@ class RankOne(Options):
         groups = [Group(method.all_adapter_parameters(adapted), cosine(settings))]
         merges = Merges(self, layers(adapted), settings.seed + 1)
         change = merges.change if self.keep_change else None
-        optimizer = RULES[self.rule].optimizer
-        return Prepared(adapted, groups, optimizer, [merges], changes_frozen_weights=True, change=change)
+        return Prepared(
+            adapted, groups, RULES[self.rule].optimizer, [merges], changes_frozen_weights=True, change=change
+        )
 
 
 class Merges(MethodCallback):
@@ -184,8 +189,7 @@ class Merges(MethodCallback):
         self.norm = torch.zeros(())
         self.aim = self.rule.aim() if self.rule.aim else None
         self.generator, self.change = Generator().manual_seed(seed), CumulativeChange()
-        self.gradients = GradientFactors()
-        self.first_merge = options.merge_freq
+        self.gradients, self.first_merge = GradientFactors(), options.merge_freq
 
     def begin(self, now: Moment) -> None:
         """Draw the first adapters and start to watch gradients where the rule needs them."""
@@ -213,8 +217,7 @@ class Merges(MethodCallback):
         """Let no gradient into the weights that is no number; the trainer sees none that hooks read."""
         super().on_pre_optimizer_step(args, state, control, **more)
         if not math.isfinite(norm := float(self.norm)):
-            step = state.global_step + 1
-            raise InvalidRunError("diverged", f"the gradient's norm became {norm} in step {step}")
+            raise InvalidRunError("diverged", f"the gradient's norm became {norm} in step {state.global_step + 1}")
 
     def _look(self, *, is_watching: bool) -> None:
         self.gradients.is_watching = is_watching

@@ -65,6 +65,11 @@ class ReLoRA(Lora):
         change = restarts.change if self.keep_change else None
         return Prepared(adapted, groups, callbacks=[restarts], changes_frozen_weights=True, change=change)
 
+    def kept_rank(self, steps: int) -> int:
+        """Return the rank times the merges: none at the very end."""
+        merges = max(steps - 1 - self.warm_start_steps, 0) // self.reset_interval
+        return self.rank * merges if self.keep_change else 0
+
     def forget(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
         """Do to the adapters' moments what this method does at a merge."""
         if self.moments == "reset":

@@ -5,7 +5,6 @@ random numbers, and the losses not yet in the log. What never changes is not in 
 """
 
 import json
-import pickle
 import random
 import shutil
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from gemma_bench.core.errors import BadInputError, DamagedFileError, GemmaBenchE
 from gemma_bench.core.files import new_folder, read_text
 from gemma_bench.training.adapters import layers
 from gemma_bench.training.split_weights import LOW_HALF, low_half
+from gemma_bench.training.torch_file import read_torch
 
 if TYPE_CHECKING:
     from gemma_bench.training.trainer import Trainer
@@ -140,12 +140,9 @@ def restore_model(trainer: "Trainer", checkpoint: Path) -> None:
     """Bring weights and the method's state back; the rest waits until the trainer has built what it belongs to."""
     check_identity(checkpoint, trainer.identity)
     _check_counters(checkpoint)
-    try:
-        state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise DamagedFileError(
-            f"checkpoint {checkpoint / STATE} cannot be read: remove {checkpoint.name} to go on from the one before"
-        ) from error
+    state: dict[str, Any] = read_torch(
+        checkpoint / STATE, "checkpoint", f"remove {checkpoint.name} to go on from the one before"
+    )
     with torch.no_grad():
         for name, tensor in changing_weights(trainer).items():
             tensor.copy_(state["weights"][name])

@@ -128,6 +128,10 @@ class Method(Protocol):
         """Whether adapters are beside the weights, whose change is then quickly read."""
         ...
 
+    def kept_rank(self, steps: int) -> int:
+        """Return the sum of the ranks of all merges that a run of so many steps keeps."""
+        ...
+
     def prepare(self, model: nn.Module, settings: Settings) -> Prepared:
         """Make a model ready: what is trained, how fast, and what happens between steps."""
         ...
@@ -139,6 +143,10 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     copies_count: ClassVar[int] = 1
+
+    def kept_rank(self, steps: int) -> int:  # noqa: ARG002
+        """Return the sum of the ranks of all merges that a run of so many steps keeps, so that they can be read."""
+        return 0
 
 
 class Full(Options):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gemma_bench.core.errors import BadInputError, InvalidRunError
 from gemma_bench.core.files import Progress, new_file, silent
 from gemma_bench.training.schedule import half_cosine
+from gemma_bench.training.torch_file import read_torch
 
 _FINAL_SHARE = 0.05
 _LOOK_EVERY_STEPS = 20
@@ -80,7 +81,7 @@ class Keep:
 
     def load(self, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> tuple[ShortRun, bool]:
         """Bring everything to where the run stopped; returns what it did by then and whether that was all."""
-        state = torch.load(self.path, weights_only=True)
+        state = read_torch(self.path, "state", "remove it to train that again")
         with torch.no_grad():
             for weight, saved in zip(weights, state["weights"], strict=True):
                 weight.copy_(saved)

@@ -33,13 +33,6 @@ def same_at_every_depth(record):
     )
 
 
-def a_tenth_above(record, arm):
-    """Return arms of which one ends a tenth of a nat above all others, with every seed."""
-    seeds = [2.4 + 0.01 * place for place, _ in enumerate(record.held_out_nats[arm])]
-    nats = {name: tuple(one + 0.1 * (name == arm) for one in seeds) for name in record.held_out_nats}
-    return record.model_copy(update={"held_out_nats": nats})
-
-
 def faster_and_surer(record, than):
     """Return a row of the speed table that decodes a fifth faster than another, and whose every token is 0.01 nats surer."""
     rates, nats = [1.2 * rate for rate in than.samples], [one - 0.01 for one in than.token_nats]

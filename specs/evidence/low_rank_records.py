@@ -35,20 +35,6 @@ def first_of(record_at, scales):
 
 
 @pytest.fixture
-def arms_or_known(arms, request):
-    """Return a record as `arms` does; in a fault run one where an arm is clearly above all others."""
-    from evidence.known_answers import a_tenth_above
-
-    is_fault_run = request.config.option.faults
-
-    def found(arm, experiment, *scales):
-        record = arms(experiment, *scales)
-        return a_tenth_above(record, arm) if is_fault_run else record
-
-    return found
-
-
-@pytest.fixture
 def excess():
     """Return what compares an arm with another: how much higher its held-out loss is, seed by seed, and all losses."""
     from gemma_bench.core.intervals import mean_interval
@@ -63,13 +49,29 @@ def excess():
 
 
 @pytest.fixture
+def in_longer(arms, excess):
+    """Return what says how an arm of the long record compares with another: it judges nothing."""
+    from gemma_bench.core.errors import InvalidRunError, UnavailableError
+
+    def said(experiment, arm, over):
+        try:
+            found, _ = excess(arms(experiment, "long"), arm, over)
+        except (InvalidRunError, UnavailableError):
+            return "no sound long record beside it"
+        return f"in the long record {arm} ends {found.value:.4f} [{found.low:.4f}, {found.high:.4f}] above {over}"
+
+    return said
+
+
+@pytest.fixture
 def best():
     """Return what names the best of some arms by the seed that chose the rates, which judges no arm."""
+    return lambda record, names: min(names, key=lambda name: chosen_nats(record, name))
 
-    def lowest(record, names):
-        return min(names, key=lambda name: min((n for n in record.grid_nats[name] if n is not None), default=inf))
 
-    return lowest
+def chosen_nats(record, arm):
+    """Return what an arm's rate was chosen for: its lowest loss with the seed that judges nothing."""
+    return min((nats for nats in record.grid_nats[arm] if nats is not None), default=inf)
 
 
 def _mean(record, name):

@@ -15,11 +15,17 @@ def forecast_errors(request):
     cases += [("tiny", "lora", 4, 64, "bfloat16", False)]  # of 270m it takes minutes where a processor has no bfloat16
     if not request.config.option.faults:
         cases += [("270m", "lora", 1, 64, "float32", False), ("270m", "full", 1, 32, "float32", False)]
-    off = {}
-    for model, name, batch, length, dtype, checkpointing in cases:
-        plan = Plan(trainable_size(model), method_named(name, 8), batch, length, dtype, checkpointing=checkpointing)
-        foreseen, found = forecast(plan).peak_bytes, measure(plan).peak_bytes
-        off[f"{model} {name} {dtype}{' checkpointing' if checkpointing else ''}"] = 100 * abs(foreseen / found - 1)
+    plans = {
+        f"{model} {name} {dtype}{' checkpointing' if checkpointing else ''}": Plan(
+            trainable_size(model), method_named(name, 8), batch, length, dtype, checkpointing=checkpointing
+        )
+        for model, name, batch, length, dtype, checkpointing in cases
+    }
+    for name, passes in (("relora", 1), ("rank1", 3)):
+        knobs = {"dtype": "bfloat16", "batch_size": 4, "length": 64, "gradient_accumulation": passes}
+        plan = Plan.as_trained(trainable_size("tiny"), method_named(name, 8), **knobs)
+        plans[f"tiny {name} as trained in bfloat16, {passes} passes"] = plan
+    off = {case: 100 * abs(forecast(plan).peak_bytes / measure(plan).peak_bytes - 1) for case, plan in plans.items()}
     return off, ", ".join(f"{case} {percent:.2f} %" for case, percent in off.items())
 
 

@@ -35,14 +35,13 @@ def checkpointing_forgotten():
     return _plans(checkpointing=False)
 
 
-def ratio_on_the_other_side_of_the_threshold():
+def ratio_upside_down():
     from published import relora_cost
 
     right = relora_cost.less_time_percent
 
-    def mirrored(record):
-        ratios = ("over_first_ratio", record.over_first_ratio), ("over_first_low_ratio", record.over_first_high_ratio)
-        ends = dict((*ratios, ("over_first_high_ratio", record.over_first_low_ratio)))
-        return right(record.model_copy(update={name: 2 * 0.91 - ratio for name, ratio in ends.items()}))
+    def wrong(record):
+        ends = {"": record.over_first_ratio, "low_": record.over_first_high_ratio, "high_": record.over_first_low_ratio}
+        return right(record.model_copy(update={f"over_first_{end}ratio": 1 / ratio for end, ratio in ends.items()}))
 
-    return patch.object(relora_cost, "less_time_percent", mirrored)
+    return patch.object(relora_cost, "less_time_percent", wrong)

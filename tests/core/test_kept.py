@@ -33,3 +33,11 @@ def test_damage_is_named(tmp_path):
     (tmp_path / "ratio.json").write_text(json.dumps([1, 2])[:-1])
     with pytest.raises(DamagedFileError, match=r"ratio\.json is not JSON"):
         kept(tmp_path, "ratio", lambda: 1)
+
+
+def test_what_has_another_shape_is_damaged(tmp_path):
+    assert kept(tmp_path, "steps", lambda: 3, int) == 3
+    (tmp_path / "steps.json").write_text('{"arm": 3}')
+    with pytest.raises(DamagedFileError, match=r"steps\.json: it: Input should be .*; remove it to find that again"):
+        kept(tmp_path, "steps", lambda: 3, int)
+    assert kept(tmp_path, "pair", lambda: (1, 2), tuple[int, int]) == (1, 2)

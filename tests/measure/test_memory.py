@@ -1,8 +1,10 @@
 """Trackers with known answers, predictions against measurements, and what fits where."""
 
 import gc
+import platform
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +15,7 @@ from gemma_bench.core.known_machines import REPORTED_WORKING_SETS_GIB, working_s
 from gemma_bench.core.units import GIB
 from gemma_bench.measure import summary
 from gemma_bench.measure.fit import longest_context, most_bits, need
-from gemma_bench.measure.footprint import footprint_bytes, reset_footprint_peak
+from gemma_bench.measure.footprint import footprint_bytes, freed_memory_kept, give_back, reset_footprint_peak
 from gemma_bench.measure.memory import MemoryMeter, allocator_of, host_limit_bytes
 from gemma_bench.measure.tensor_tracker import TensorTracker
 from gemma_bench.measure.throughput import Workload, read_before, steps_of
@@ -130,6 +132,19 @@ def test_a_footprint_grows_with_touched_memory_and_its_peak_can_be_reset():
     gc.collect()
     reset_footprint_peak()
     assert footprint_bytes() < before + 100_000_000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")
+def test_what_is_freed_stays_in_the_process_while_it_is_to_be_kept():
+    def held_after(size):
+        torch.ones(size)
+        return psutil.Process().memory_info().rss
+
+    give_back()
+    before = held_after(50_000_000)
+    with freed_memory_kept():
+        assert held_after(50_000_000) - before > 150_000_000
+    assert held_after(50_000_000) - before < 50_000_000
 
 
 def test_a_container_s_limit_is_the_limit(tmp_path):

@@ -150,3 +150,23 @@ def test_reading_leaves_the_run_as_it_is(tiny, rows, tmp_path):
         Trainer(prepared, rows, STEPS, callbacks=watch).train()
         ends.append(prepared.model.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def held_bytes(change):
+    """Count what a run really kept of its merges."""
+    parts = [part for one in change.matrices.values() for pair in one.pieces for part in pair]
+    parts += [one.whole for one in change.matrices.values() if one.whole is not None]
+    return sum(part.nbytes for part in parts)
+
+
+@pytest.mark.parametrize("interval", [2, 3])
+@pytest.mark.parametrize("rank", [2, 32])
+def test_what_merges_keep_is_foreseen(tiny, rows, tmp_path, interval, rank):
+    method = ReLoRA(rank=rank, reset_interval=interval, rewarm_steps=0, warm_start_steps=1)
+    prepared = method.prepare(load(tiny, "torch", "cpu", "float32").model, STEPS)
+    watch = RankWatch(tmp_path, 3).begin(prepared, tiny, lambda *_: None)
+    Trainer(prepared, rows, STEPS, callbacks=[watch], folder=tmp_path).train()
+    assert held_bytes(prepared.change) == watch.kept_bytes(TINY, method.kept_rank(STEPS.iters)) > 0
+    assert method.model_copy(update={"keep_change": False}).kept_rank(STEPS.iters) == 0
+    assert RankOne(keep_change=True, merge_freq=2).kept_rank(7) == 3
+    assert Lora(rank=8).kept_rank(STEPS.iters) == 0

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gemma_bench.core.errors import BadInputError, DamagedFileError
+from gemma_bench.core.errors import BadInputError
 from gemma_bench.core.files import new_file
+from gemma_bench.training.torch_file import read_torch
 
 _FILE = "stack.pt"
 
@@ -36,12 +37,7 @@ def load(folder: Path, key: str) -> dict[str, Any] | None:
     path = folder / _FILE
     if not path.exists():
         return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch names no common base of what unpickling raises
-        raise DamagedFileError(
-            f"state {path} cannot be read ({type(error).__name__}): remove it to start anew"
-        ) from error
+    state: dict[str, Any] = read_torch(path, "state", "remove it to start anew")
     if state.get("key") != key:
         raise BadInputError(f"state {path} is of another configuration: remove it to start anew")
     return state
