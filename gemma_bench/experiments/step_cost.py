@@ -80,11 +80,11 @@ MINUTES = {"fixture": 0.5, "study": 9, "full": 3}
 class StepRecord(Record):
     """One method of a case; `samples` are milliseconds per step, a turn each, in order.
 
-    While steps are timed, what they free stays in the process (since version 2). Steps end before a merge, whose milliseconds are apart. Measured bytes are those of live tensors in a run alone: by
-    kind on the CPU; on CUDA the allocator's peak only. The footprint is the whole process's. `over_first` is the time
-    over that of the case's first method, round by round, and `smallest_effect_percent` how far it moved between rounds:
-    less could not be told from nothing. `with_merges_over_first` has the method's merges in it, each spread over the
-    steps before the first.
+    While steps are timed, what they free stays in the process (since version 2). Steps end before a merge, whose
+    milliseconds are apart. Measured bytes are those of live tensors in a run alone: by kind on the CPU; on CUDA the
+    allocator's peak only. The footprint is the whole process's. `over_first` is the time over that of the case's first
+    method, round by round, and `smallest_effect_percent` how far it moved between rounds: less could not be told from
+    nothing. `with_merges_over_first` has the method's merges in it, each spread over the steps before the first.
     """
 
     case: str

@@ -12,7 +12,7 @@ _RUSAGE_INFO_V4, _PHYSICAL_FOOTPRINT = 4, 9
 """The kind of answer, and where in it `ri_phys_footprint` is, in words of 8 bytes; the first two are a UUID."""
 
 _TRIM_THRESHOLD, _MOST_MAPPINGS = -1, -4
-"""Names of glibc's `mallopt`: the free memory at the heap's end from which it shrinks, and how many blocks lie beside it."""
+"""What glibc's `mallopt` is told of: the free memory from which the heap shrinks, and the most blocks beside it."""
 
 
 def footprint_bytes() -> int:
