@@ -53,8 +53,9 @@ def test_methods_take_turns_forwards_and_backwards(monkeypatch):
     said = []
     monkeypatch.setattr(step_cost, "steps", lambda training, _: training)
     monkeypatch.setattr(step_cost, "elapsed_s", lambda work, _: said.append(work) or 1.0)
-    in_turn({"a": "a", "b": "b"}, SMALL, "cpu", "case")
-    assert "".join(said) == "abbaabba"
+    times = in_turn({"a": "a", "b": "b"}, SMALL, "cpu", "case")
+    assert "".join(said) == 3 * "abba", "the first round is not counted"
+    assert {method: len(samples) for method, samples in times.items()} == {"a": 4, "b": 4}
 
 
 def test_ratios_are_of_rounds():
