@@ -31,8 +31,7 @@ from gemma_bench.training.moments import reset_moments
 from gemma_bench.training.schedule import cosine
 from gemma_bench.training.settings import Settings
 
-_POWER_STEPS = 3
-_TINY = 1e-30
+_POWER_STEPS, _TINY = 3, 1e-30
 Vector = Float[Tensor, " width"]
 Product = Callable[[Vector], Vector]
 Pairs = Mapping[str, tuple[nn.Parameter, nn.Parameter]]
@@ -174,9 +173,8 @@ class RankOne(Options):
         groups = [Group(method.all_adapter_parameters(adapted), cosine(settings))]
         merges = Merges(self, layers(adapted), settings.seed + 1)
         change = merges.change if self.keep_change else None
-        return Prepared(
-            adapted, groups, RULES[self.rule].optimizer, [merges], changes_frozen_weights=True, change=change
-        )
+        optimizer = RULES[self.rule].optimizer
+        return Prepared(adapted, groups, optimizer, [merges], changes_frozen_weights=True, change=change)
 
 
 class Merges(MethodCallback):

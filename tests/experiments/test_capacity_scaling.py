@@ -76,7 +76,7 @@ def test_a_row_without_room_does_not_take_the_fit_with_it():
 
 
 def test_time_that_runs_out_cuts_the_visits_and_says_so():
-    (record,) = run(Config(rows=(tiny_row(8, visits=100_000),), seconds=3.0))
+    (record,) = run(Config(rows=(tiny_row(8, visits=100_000, rates=(0.003,)),), seconds=3.0))
     assert record.planned_visits_count == 100_000
     assert record.visits_count < 50_000
 
