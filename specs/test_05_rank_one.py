@@ -82,7 +82,7 @@ def test_rank_grows_with_every_step(judge, merged_steps):
 
 @claim(
     id="RANK1-6",
-    version=1,
+    version=2,
     headline=RANK_ONE,
     kind="measured",
     source=EFFECTIVE_RANK,

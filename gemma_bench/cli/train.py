@@ -154,13 +154,13 @@ def _parts(method: Any, options: Mapping[str, Any]) -> list[Any]:
         raise BadInputError(f"--{name}: {said}{got}") from error
 
 
-def _memory_check(device: str, progress: Progress, kept: Callable[[Any], int]) -> Callable[[Any], None]:
+def _memory_check(device: str, progress: Progress, read_steps: int) -> Callable[[Any], None]:
     from gemma_bench.measure.training_fit import require_memory
     from gemma_bench.training.free_memory import free_bytes
 
     def check(plan: Any) -> None:
         progress("foreseeing memory", 0, 1)
-        require_memory(replace(plan, kept_bytes=kept(plan)), free_bytes(device), "--max-seq-length")
+        require_memory(replace(plan, read_steps=read_steps), free_bytes(device), "--max-seq-length")
         progress("foreseeing memory", 1, 1)
 
     return check
@@ -176,14 +176,10 @@ def _run(method: Any, options: Mapping[str, Any], *, resume: bool, memory_check:
     interval = ranks.interval(settings.iters, has_adapters=chosen.has_adapters)
     watch = RankWatch(paths.output, interval) if interval else None
     stop = Stop()
-
-    def kept(plan: Any) -> int:
-        return watch.kept_bytes(plan.size, chosen.kept_rank(settings.iters)) if watch else 0
-
     before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with progress_bar() as progress:
-            admit = _memory_check(paths.device, progress, kept) if memory_check else anything
+            admit = _memory_check(paths.device, progress, settings.iters if watch else 0) if memory_check else anything
             more: Any = {"resume": resume, "stop": stop, "watch": watch, "progress": progress, "admit": admit}
             record = train_run(paths, chosen, settings, **more)
     finally:

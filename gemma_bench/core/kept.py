@@ -22,9 +22,10 @@ def kept(state: Path | None, name: str, find: Callable[[], Any], shape: Any = An
     path = None if state is None else state / f"{name}.json"
     if path is None or not path.exists():
         text = json.dumps(find())
+        found = TypeAdapter(shape).validate_python(json.loads(text))
         if path is not None:
             write_text(path, text)
-        return TypeAdapter(shape).validate_python(json.loads(text))
+        return found
     try:
         return TypeAdapter(shape).validate_python(json.loads(read_text(path, "state")))
     except ValidationError as error:

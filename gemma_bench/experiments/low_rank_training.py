@@ -160,11 +160,12 @@ def run(
 def _steps(config: Config, budget_s: float, device: str) -> int:
     """Time two short runs of ReLoRA and return as many steps, in whole cycles, as all runs together have time for.
 
-    What they take whatever their steps, the readings of ranks above all, is in both.
+    What they take whatever their steps, the readings of ranks above all, is in both; a first one, which is not counted,
+    wakes the device up.
     """
     start = None
     took_s = list[float]()
-    for steps in (_TIMED_STEPS, 2 * _TIMED_STEPS):
+    for steps in (_TIMED_STEPS, _TIMED_STEPS, 2 * _TIMED_STEPS):
         course = config.course.model_copy(update={"steps": steps, "warm_steps": _TIMED_STEPS})
         timed = config.model_copy(update={"course": course, "rewarm_steps": 0}).comparison()
         if start is None:
@@ -173,8 +174,9 @@ def _steps(config: Config, budget_s: float, device: str) -> int:
         began_s = time.perf_counter()
         run_arm(timed.arms[2], config.relora_rates[0], 0, timed.course, start, device)
         took_s.append(time.perf_counter() - began_s)
-    step_s = max(took_s[1] - took_s[0], 0.1 * took_s[0]) / _TIMED_STEPS
-    beside_s = max(took_s[0] - step_s * _TIMED_STEPS, 0)
+    _, short_s, long_s = took_s
+    step_s = (long_s - short_s if long_s > short_s else long_s / 2) / _TIMED_STEPS
+    beside_s = max(short_s - step_s * _TIMED_STEPS, 0)
     runs = sum(len(arm.rates) + config.most_extensions + len(config.seeds) for arm in timed.arms)
     cycle_steps = min(config.course.steps, int((budget_s / runs - beside_s) / step_s)) // config.cycles
     return max(cycle_steps, 2 * config.rewarm_steps) * config.cycles

@@ -11,8 +11,8 @@ import psutil
 _RUSAGE_INFO_V4, _PHYSICAL_FOOTPRINT = 4, 9
 """The kind of answer, and where in it `ri_phys_footprint` is, in words of 8 bytes; the first two are a UUID."""
 
-_TRIM_THRESHOLD, _MOST_MAPPINGS = -1, -4
-"""What glibc's `mallopt` is told of: the free memory from which the heap shrinks, and the most blocks beside it."""
+_TRIM_THRESHOLD, _MAPPING_THRESHOLD, _MOST_MAPPINGS = -1, -3, -4
+"""glibc's `mallopt`: the free memory from which the heap shrinks, blocks that lie beside it, and the most of them."""
 
 
 def footprint_bytes() -> int:
@@ -36,7 +36,7 @@ def freed_memory_kept() -> Iterator[None]:
     """Keep freed memory in the process meanwhile, where the C library is glibc.
 
     What is given back and asked for again has to be found and cleared by the system, page by page, at a price that
-    changes with all else that runs on a machine.
+    changes with all else that runs on a machine. Afterwards the thresholds are where glibc's own would end, fixed.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is None:
@@ -47,7 +47,8 @@ def freed_memory_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        set_option(_TRIM_THRESHOLD, 128 * 1024)
+        set_option(_TRIM_THRESHOLD, 64 * 2**20)
+        set_option(_MAPPING_THRESHOLD, 32 * 2**20)
         set_option(_MOST_MAPPINGS, 65536)
         give_back()
 

@@ -27,11 +27,12 @@ from gemma_bench.measure.rank_evolution import (
     read_change,
 )
 from gemma_bench.measure.spectrum import Factors, Spectrum, in_float64
-from gemma_bench.models.catalog import Size
 from gemma_bench.models.folder import ModelFolder
 from gemma_bench.models.headers import read_headers
+from gemma_bench.models.llama import LlamaSize
 from gemma_bench.training.change import CumulativeChange
 from gemma_bench.training.method import Prepared
+from gemma_bench.training.plan import Plan
 from gemma_bench.training.watching import Tell, Watcher
 
 FOLDER = "rank"
@@ -77,13 +78,6 @@ class RankWatch(Watcher):
         super().__init__(interval, self._look, looks_at_the_end=True)
         self.folder, self.readings, self.since_step = folder / FOLDER, RankReadings(()), 0
 
-    @staticmethod
-    def kept_bytes(size: Size, kept_rank: int) -> int:
-        """Return what the merges of the matrices that are read take: factors in float32, or float64 matrices."""
-        layers = _read_layers(size.num_hidden_layers)
-        shapes = (shape for name, shape in size.matrix_shapes().items() if any(layer in name for layer in layers))
-        return sum(min(4 * kept_rank * (rows + columns), 8 * rows * columns) for rows, columns in shapes)
-
     def begin(self, prepared: Prepared, source: ModelFolder, tell: Tell) -> "RankWatch":
         """Find out what is to be read and from where."""
         read_layers = _read_layers(source.size.num_hidden_layers)
@@ -127,6 +121,21 @@ class RankWatch(Watcher):
         means = {kind: self.readings.means(kind) for kind in _KINDS}
         counts = {"ranked_matrices_count": len(self.readings.readings), "rank_steps": tuple(self.readings.steps)}
         return {**means, **counts, "rank_since_step": self.since_step, "ranking_ratio": self.share}
+
+
+def kept_bytes(plan: Plan) -> int:
+    """Return what the merges of the matrices that are read take: factors in float32, or float64 matrices."""
+    rank = plan.method.kept_rank(plan.read_steps)
+    if not rank or isinstance(plan.size, LlamaSize):
+        return 0
+    targets = getattr(plan.method, "targets", ())
+    layers = _read_layers(plan.size.num_hidden_layers)
+    shapes = (
+        shape
+        for name, shape in plan.size.matrix_shapes().items()
+        if any(layer in name for layer in layers) and name.split(".")[-2] in targets
+    )
+    return sum(min(4 * rank * (rows + columns), 8 * rows * columns) for rows, columns in shapes)
 
 
 def _read_layers(count: int) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from functools import cache
 
 import torch
 
+from gemma_bench.measure.rank_watch import kept_bytes
 from gemma_bench.measure.tensor_tracker import model_tensors
 from gemma_bench.models.catalog import Size
 from gemma_bench.models.llama import LlamaSize
@@ -58,7 +59,7 @@ class ClosedForm:
 
 def closed_form(plan: Plan) -> ClosedForm:
     """Compute the peak of a plan's step; a method's own memory between forward pass and update is left out."""
-    facts = _facts(replace(plan, batch_size=1, length=2, checkpointing=False, gradient_accumulation=1, kept_bytes=0))
+    facts = _facts(replace(plan, batch_size=1, length=2, checkpointing=False, gradient_accumulation=1, read_steps=0))
     tokens, value = plan.batch_size * plan.read_length, _value_bytes(plan)
     loss_rows = min(tokens, CHUNK_ROWS) if plan.loss_in_pieces else tokens
     kept = value * plan.size.hidden_size if plan.checkpointing else _layer_bytes(plan, facts)
@@ -71,7 +72,7 @@ def closed_form(plan: Plan) -> ClosedForm:
     return ClosedForm(
         weights_bytes=facts.weights_bytes,
         gradients_bytes=facts.trained_bytes,
-        optimizer_bytes=facts.states_bytes + plan.kept_bytes,
+        optimizer_bytes=facts.states_bytes + kept_bytes(plan),
         at_loss_bytes=earlier + halves + tokens * plan.size.num_hidden_layers * kept + loss_rows * logits,
         at_update_bytes=max(one_layer, copies),
     )

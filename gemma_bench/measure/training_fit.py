@@ -17,7 +17,7 @@ Arithmetic is within a tenth of a forecast, but for what a method keeps of its o
 and by rules that look at gradients each layer's inputs and output gradients, which checkpointing does not give back.
 """
 
-NONE_IS_ENOUGH = "no smaller rank, batch or length and no checkpointing is enough"
+NONE_IS_ENOUGH = "no smaller rank, batch or length, no fewer passes and no checkpointing is enough"
 
 _SHORTEST = 128
 
@@ -54,22 +54,29 @@ _Step = tuple[str, Plan]
 def _cheaper(plan: Plan, length_option: str) -> Iterator[_Step]:
     """Yield plans that take less, those that change the result least first.
 
-    Checkpointing, half the bits of frozen weights, then batch, rank or length, then batch and rank, then all of them;
-    then the same beside an embedding that is not trained.
+    Checkpointing, half the bits of frozen weights, then batch, passes of rules that look at gradients, rank or length,
+    then all but length, then all of them; then the same beside an embedding that is not trained.
     """
-    knobs, now = "", plan
+    yield from _less(plan, "", length_option)
+    for knob, frozen in _frozen(plan):
+        yield knob, frozen
+        yield from _less(frozen, knob, length_option)
+
+
+def _less(plan: Plan, beside: str, length_option: str) -> Iterator[_Step]:
+    """Yield a plan with its harmless knobs, one after the other, and with all of them beside each that shrinks it."""
+    knobs, now = beside, plan
     for knob, now in _harmless(plan):
         knobs = _joined(knobs, knob)
         yield knobs, now
-    yield from ((_joined(knob, knobs), cheaper) for knob, cheaper in _smaller(now, length_option))
-    for knob, frozen in _frozen(now):
-        yield _joined(knob, knobs), frozen
-        yield from ((_joined(less, knob, knobs), cheaper) for less, cheaper in _smaller(frozen, length_option))
+    yield from ((_joined(knob, knobs), smaller) for knob, smaller in _smaller(now, length_option))
 
 
 def _smaller(now: Plan, length_option: str) -> Iterator[_Step]:
-    """Yield plans of less batch, rank or length, of less batch and rank, and of less of all."""
+    """Yield plans of less batch, passes, rank or length, of less batch, passes and rank, and of less of all."""
     small_batch, of_one = _last(_batches(now), now)
+    few_passes, of_one = _last(_passes(of_one), of_one)
+    small_batch = _joined(small_batch, few_passes)
     small_rank, of_least = _last(_ranks(of_one), of_one)
     for beside, steps in (
         ("", (*_batches(now), *_passes(now), *_ranks(now), *_lengths(now, length_option))),
@@ -116,7 +123,7 @@ def _batches(plan: Plan) -> Iterator[_Step]:
 
 
 def _passes(plan: Plan) -> Iterator[_Step]:
-    passes = plan.gradient_accumulation
+    passes = plan.gradient_accumulation if getattr(plan.method, "rule", None) else 1
     while passes > 1:
         passes //= 2
         yield f"--gradient-accumulation {passes}", replace(plan, gradient_accumulation=passes)

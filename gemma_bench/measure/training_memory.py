@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gemma_bench.measure.rank_watch import kept_bytes
 from gemma_bench.measure.tensor_tracker import TensorTracker, model_tensors
 from gemma_bench.training.method import Prepared
 from gemma_bench.training.plan import Plan
@@ -57,7 +58,7 @@ def forecast(plan: Plan) -> TrainingMemory:
     three are: a second one finds the gradients of the first, and a method may keep something of each.
     """
     found = _step(plan)
-    return found.model_copy(update={"optimizer_bytes": found.optimizer_bytes + plan.kept_bytes})
+    return found.model_copy(update={"optimizer_bytes": found.optimizer_bytes + kept_bytes(plan)})
 
 
 def _step(plan: Plan) -> TrainingMemory:
@@ -131,7 +132,7 @@ def tracked(training: Training) -> TrainingMemory:
 
 def _sections(training: Training) -> list[list[Peaks]]:
     """Return the peaks of a step, phase by phase; a phase has a section more than it finishes gradients."""
-    tracker, phases = TensorTracker("weights"), list[list[Peaks]]()
+    tracker, phases, steps = TensorTracker("weights"), list[list[Peaks]](), list[list[list[Peaks]]]()
     tracker.adopt((*model_tensors(training.prepared.model), *training.batch.values()))
     ends = _ends_section(tracker, phases)
     hooks = [parameter.register_post_accumulate_grad_hook(ends) for parameter in training.trained]
@@ -149,9 +150,10 @@ def _sections(training: Training) -> list[list[Peaks]]:
                 tracker.reset_peak()
                 tracker.kind = "activations" if phase == "forward" else "temporaries"
             phases[-1].append(tracker.at_peak)
+            steps.append(list(phases))
     for hook in hooks:
         hook.remove()
-    return phases
+    return max(steps, key=lambda step: _highest(step).peak_bytes)  # a method may look at gradients in some steps only
 
 
 def _ends_section(tracker: TensorTracker, phases: list[list[Peaks]]) -> Callable[[Tensor], None]:

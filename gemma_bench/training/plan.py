@@ -28,8 +28,8 @@ class Plan:
     makes them unless `adapter_dtype` says otherwise. With `exact_merges` 16-bit weights that a method merges into have
     their float32 remainders beside them, two bytes more per weight; the code of ReLoRA's paper had none. With
     `loss_in_pieces` the head is applied piece by piece where logits would fill the memory, as our trainer does and
-    transformers does not. The default update needs no memory of its own. `kept_bytes` is what a run keeps beside its
-    steps by its end: merges whose rank is read.
+    transformers does not. The default update needs no memory of its own. `read_steps` are those of a run
+    whose merges are kept to its end, so that their rank can be read.
     """
 
     size: Size | LlamaSize
@@ -44,7 +44,7 @@ class Plan:
     loss_in_pieces: bool = False
     gradient_accumulation: int = 1
     update: Update = Update()
-    kept_bytes: int = 0
+    read_steps: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what no run could be; a rank is refused where adapters are attached."""

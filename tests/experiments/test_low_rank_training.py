@@ -10,7 +10,7 @@ from gemma_bench.training.micro import MICRO
 
 def steps_at(step_s, monkeypatch, state):
     """Return the steps that a run asks for on a machine of this speed."""
-    clock = iter([0.0, 20 * step_s, 20 * step_s, 60 * step_s])
+    clock = iter([0.0, 99.0, 0.0, 20 * step_s, 20 * step_s, 60 * step_s])
     monkeypatch.setattr(experiment, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     return experiment.run(experiment.FULL, state=state).course.steps
 

@@ -5,15 +5,17 @@ import torch
 
 from gemma_bench.core.errors import DamagedFileError, InvalidRunError
 from gemma_bench.measure.rank_evolution import Evolution, effective_weights, read_change
-from gemma_bench.measure.rank_watch import RankOptions, RankWatch
+from gemma_bench.measure.rank_watch import RankOptions, RankWatch, kept_bytes
 from gemma_bench.measure.spectrum import Factors
 from gemma_bench.methods.rank_one import RankOne
 from gemma_bench.methods.relora import ReLoRA
 from gemma_bench.models.catalog import TINY
 from gemma_bench.models.loading import load
 from gemma_bench.models.tiny import random_folder
+from gemma_bench.training.adapters import PROJECTIONS
 from gemma_bench.training.corpus import Windows, python_sources
 from gemma_bench.training.method import Full, Lora
+from gemma_bench.training.plan import Plan
 from gemma_bench.training.settings import Settings
 from gemma_bench.training.trainer import Trainer
 from gemma_bench.training.watching import Watcher
@@ -162,11 +164,12 @@ def held_bytes(change):
 @pytest.mark.parametrize("interval", [2, 3])
 @pytest.mark.parametrize("rank", [2, 32])
 def test_what_merges_keep_is_foreseen(tiny, rows, tmp_path, interval, rank):
-    method = ReLoRA(rank=rank, reset_interval=interval, rewarm_steps=0, warm_start_steps=1)
+    targets = PROJECTIONS if rank == 2 else ("q_proj", "down_proj")
+    method = ReLoRA(rank=rank, reset_interval=interval, rewarm_steps=0, warm_start_steps=1, targets=targets)
     prepared = method.prepare(load(tiny, "torch", "cpu", "float32").model, STEPS)
     watch = RankWatch(tmp_path, 3).begin(prepared, tiny, lambda *_: None)
     Trainer(prepared, rows, STEPS, callbacks=[watch], folder=tmp_path).train()
-    assert held_bytes(prepared.change) == watch.kept_bytes(TINY, method.kept_rank(STEPS.iters)) > 0
+    assert held_bytes(prepared.change) == kept_bytes(Plan(TINY, method, read_steps=STEPS.iters, length=24)) > 0
     assert method.model_copy(update={"keep_change": False}).kept_rank(STEPS.iters) == 0
     assert RankOne(keep_change=True, merge_freq=2).kept_rank(7) == 3
     assert Lora(rank=8).kept_rank(STEPS.iters) == 0

@@ -67,6 +67,13 @@ def test_an_embedding_that_is_not_trained_leaves_the_weights_16_bit():
     assert (knob, made) == ("--no-embeddings", frozen)
 
 
+def test_weights_that_nobody_trains_any_more_may_be_16_bit():
+    wanted = Plan(trainable_size("tiny"), method_named("relora", 1), 1, 128, "float32", checkpointing=True)
+    knobs = [knob for knob, _ in training_fit._cheaper(wanted, "--length")]
+    assert "--no-embeddings --dtype bfloat16" in knobs
+    assert "--dtype bfloat16" not in knobs, "weights that are trained are float32"
+
+
 def test_what_surely_fits_is_not_traced(monkeypatch):
     monkeypatch.setattr(training_fit, "forecast", lambda _: pytest.fail("traced"))
     require_memory(plan(), 100 * closed_form(plan()).peak_bytes)
@@ -90,7 +97,7 @@ def test_what_rules_keep_of_every_pass_is_not_admitted_unseen(monkeypatch):
     monkeypatch.setattr(training_fit, "fitting_knobs", lambda *_: None)
     with pytest.raises(UnavailableError, match="needs"):
         require_memory(wanted, training_fit._SURELY * closed_form(wanted).peak_bytes)
-    assert [knob for knob, _ in training_fit._passes(plan(gradient_accumulation=5))] == [
+    assert [knob for knob, _ in training_fit._passes(replace(wanted, gradient_accumulation=5))] == [
         "--gradient-accumulation 2",
         "--gradient-accumulation 1",
     ]

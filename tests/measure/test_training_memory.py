@@ -100,6 +100,13 @@ def test_a_forecast_has_what_a_method_keeps_of_every_pass(method, passes):
     assert forecast(wanted).peak_bytes == pytest.approx(measure(wanted).peak_bytes, rel=0.02)
 
 
+def test_a_step_in_which_a_rule_looks_at_gradients_is_foreseen_however_rare():
+    knobs = {"batch_size": 4, "length": 64, "gradient_accumulation": 2}
+    always, rarely = (Plan(trainable_size("tiny"), RankOne(merge_freq=interval), **knobs) for interval in (1, 2))
+    assert forecast(rarely).peak_bytes == pytest.approx(forecast(always).peak_bytes, rel=0.001)
+    assert forecast(rarely).peak_bytes == pytest.approx(measure(rarely).peak_bytes, rel=0.02)
+
+
 def test_the_knobs_save_memory_in_the_order_they_should():
     base = plan("270m", "full", length=256)
     cheaper = [
